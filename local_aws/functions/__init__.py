@@ -1,0 +1,6 @@
+class Functions:
+    def __init__(self, server):
+        self.server = server
+
+    def attach(self, service, app):
+        pass

@@ -1,0 +1,42 @@
+"""moto's records, each reached through one small function, so that a new moto breaks one place and a named test.
+
+moto is pinned exactly in requirements.txt because of this module.
+"""
+from moto.awslambda.models import lambda_backends
+from moto.iam.models import iam_backends
+from moto.logs.models import logs_backends
+from moto.sagemaker.models import sagemaker_backends
+from moto.sts.models import sts_backends
+
+ACCOUNT = "123456789012"
+
+
+def sagemaker(region: str):
+    """moto's SageMaker backend of a region: .training_jobs, .models, .endpoint_configs, .endpoints by name."""
+    return sagemaker_backends[ACCOUNT][region]
+
+
+def functions(region: str):
+    """moto's Lambda backend of a region: .get_function(name_or_arn, qualifier)."""
+    return lambda_backends[ACCOUNT][region]
+
+
+def has_access_key(access_key_id: str) -> bool:
+    """Whether this server's IAM or STS issued that key."""
+    return access_key_id in iam_backends[ACCOUNT]["aws"].access_keys
+
+
+def assume_role(role_arn: str, session_name: str, region: str) -> dict[str, str]:
+    """The environment variables of a session of that role, as STS would issue it."""
+    session = sts_backends[ACCOUNT]["aws"].assume_role(
+        region_name=region, role_session_name=session_name, role_arn=role_arn, policy="", duration=43200, external_id="")
+    return {"AWS_ACCESS_KEY_ID": session.access_key_id, "AWS_SECRET_ACCESS_KEY": session.secret_access_key,
+            "AWS_SESSION_TOKEN": session.session_token}
+
+
+def put_log_lines(region: str, group: str, stream: str, lines: list[tuple[int, str]]) -> None:
+    """Appends (milliseconds since 1970, text) lines to a CloudWatch log stream, made where it does not exist."""
+    logs = logs_backends[ACCOUNT][region]
+    logs.ensure_log_group(group)
+    logs.ensure_log_stream(group, stream)
+    logs.put_log_events(group, stream, [{"timestamp": moment, "message": text} for moment, text in lines])

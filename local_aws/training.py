@@ -1,0 +1,6 @@
+class Training:
+    def __init__(self, server):
+        self.server = server
+
+    def attach(self, service, app):
+        pass
