@@ -1,4 +1,5 @@
 """python -m local_aws: starts the local AWS, prints the lines to export, and serves until Ctrl-C."""
+
 import argparse
 import json
 import os

@@ -1,4 +1,5 @@
 """Starts and stops the local AWS from another program, and points that program at it."""
+
 import atexit
 import json
 import os
@@ -34,12 +35,21 @@ def start(port: int = 0, region: str = "us-east-1") -> LocalAws:
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "local_aws", "--for-parent", "--port", str(port), "--region", region],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])})
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+        },
+    )
     announcement = process.stdout.readline()
     if not announcement:
-        raise RuntimeError(f"the local AWS ended with status {process.wait()} before it was ready; its reason stands above")
+        raise RuntimeError(
+            f"the local AWS ended with status {process.wait()} before it was ready; its reason stands above"
+        )
     environment = json.loads(announcement)
     for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)

@@ -3,9 +3,10 @@
 The real service verifies a signature over the whole request. Here the random access key id is the secret: it is known
 to nobody but this server's user, and is checked before anything is dispatched. Signatures are not verified.
 """
+
 import json
 import re
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from local_aws import records
 
@@ -33,22 +34,30 @@ class Door:
 
     def _refusal(self, environ: dict) -> tuple[str, str] | None:
         if environ.get("HTTP_HOST", "").lower() not in self.hosts:
-            return "AccessDenied", f"Host {environ.get('HTTP_HOST', '')!r} is not this server's own; use {min(self.hosts)}"
+            return (
+                "AccessDenied",
+                f"Host {environ.get('HTTP_HOST', '')!r} is not this server's own; use {min(self.hosts)}",
+            )
         if "HTTP_ORIGIN" in environ:
             return "AccessDenied", "Requests of web pages (with an Origin header) are refused"
         key = access_key_id(environ)
         if key is None:
-            return "MissingAuthenticationToken", "The request carries no access key; export the lines that local_aws prints"
+            return (
+                "MissingAuthenticationToken",
+                "The request carries no access key; export the lines that local_aws prints",
+            )
         if key != self.access_key_id and not records.has_access_key(key):
             return "UnrecognizedClientException", (
-                "The access key is not of this server; it makes a new one at every start: export the lines it printed")
+                "The access key is not of this server; it makes a new one at every start: export the lines it printed"
+            )
         return None
 
 
 def access_key_id(environ: dict) -> str | None:
     """The access key id of a signed or presigned request, None where there is neither."""
-    found = (CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
-             or PRESIGNED_CREDENTIAL.search(environ.get("QUERY_STRING", "")))
+    found = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", "")) or PRESIGNED_CREDENTIAL.search(
+        environ.get("QUERY_STRING", "")
+    )
     return found[1] if found else None
 
 
@@ -59,6 +68,13 @@ def _forbidden(environ: dict, start_response: Callable, code: str, message: str)
     else:
         kind, body = "application/x-amz-json-1.1", json.dumps({"__type": code, "message": message}).encode()
     # The body of the request was not read, so the connection cannot carry another one.
-    start_response("403 Forbidden", [("Content-Type", kind), ("Content-Length", str(len(body))),
-                                     ("x-amzn-ErrorType", code), ("Connection", "close")])
+    start_response(
+        "403 Forbidden",
+        [
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("x-amzn-ErrorType", code),
+            ("Connection", "close"),
+        ],
+    )
     return [body]

@@ -1,4 +1,5 @@
 """No process outlives the one that started it, however that one dies: its end of a pipe closes, and this process ends."""
+
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 
 def end_with_parent() -> None:
     """Ends this process and its process group as soon as its standard input is closed, even in the middle of work."""
+
     def watch():
         while os.read(sys.stdin.fileno(), 4096):
             pass

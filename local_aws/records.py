@@ -2,6 +2,7 @@
 
 moto is pinned exactly in requirements.txt because of this module.
 """
+
 from moto.awslambda.models import lambda_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
@@ -29,9 +30,13 @@ def has_access_key(access_key_id: str) -> bool:
 def assume_role(role_arn: str, session_name: str, region: str) -> dict[str, str]:
     """The environment variables of a session of that role, as STS would issue it."""
     session = sts_backends[ACCOUNT]["aws"].assume_role(
-        region_name=region, role_session_name=session_name, role_arn=role_arn, policy="", duration=43200, external_id="")
-    return {"AWS_ACCESS_KEY_ID": session.access_key_id, "AWS_SECRET_ACCESS_KEY": session.secret_access_key,
-            "AWS_SESSION_TOKEN": session.session_token}
+        region_name=region, role_session_name=session_name, role_arn=role_arn, policy="", duration=43200, external_id=""
+    )
+    return {
+        "AWS_ACCESS_KEY_ID": session.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": session.secret_access_key,
+        "AWS_SESSION_TOKEN": session.session_token,
+    }
 
 
 def put_log_lines(region: str, group: str, stream: str, lines: list[tuple[int, str]]) -> None:

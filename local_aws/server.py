@@ -3,13 +3,14 @@
 What AWS does that this does not: regions and accounts are only names here, everything is in one account, nothing is
 replicated, throttled or billed, and all of it is gone when the process ends.
 """
+
 import os
 import secrets
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"  # read by moto when it is imported
 
@@ -117,9 +118,13 @@ class Server:
         with self._clients_lock:
             if service not in self._clients:
                 self._clients[service] = boto3.client(
-                    service, region_name=self.region, endpoint_url=self.url,
-                    aws_access_key_id=self._access_key_id, aws_secret_access_key=self._secret_access_key,
-                    config=Config(max_pool_connections=64, read_timeout=900, retries={"total_max_attempts": 1}))
+                    service,
+                    region_name=self.region,
+                    endpoint_url=self.url,
+                    aws_access_key_id=self._access_key_id,
+                    aws_secret_access_key=self._secret_access_key,
+                    config=Config(max_pool_connections=64, read_timeout=900, retries={"total_max_attempts": 1}),
+                )
             return self._clients[service]
 
     def at_stop(self, function: Callable[[], None]) -> None:

@@ -1,4 +1,5 @@
 """What the tests share: the repository's root and one real local AWS for the whole session."""
+
 import os
 import sys
 from pathlib import Path
