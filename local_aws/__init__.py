@@ -10,6 +10,6 @@ moto keeps the records; each module here is the part of one service that moto on
 From a shell: python -m local_aws
 """
 
-from local_aws.client import LocalAws, start
+from local_aws.client import LocalAws, connect, start
 
-__all__ = ["LocalAws", "start"]
+__all__ = ["LocalAws", "connect", "start"]

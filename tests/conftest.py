@@ -4,11 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
+for name in [name for name in os.environ if name.startswith(("AWS_", "SAGEMAKER_")) and name != "AWS_CA_BUNDLE"]:
+    del os.environ[name]  # no setting of the developer's own account reaches a test
+os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,18 @@ def local():
     aws = local_aws.start()
     yield aws
     aws.stop()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of what a process has started, theirs included; empty where it is gone."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,26 @@
+# make run: the whole pipeline, in starter.ipynb; make test: the tests; make lab: the notebook by hand
+PYTHON := .venv/bin/python
+
+.PHONY: run test lab clean
+
+run: .venv/installed
+	@$(PYTHON) -m scones.run
+
+test: .venv/installed
+	@$(PYTHON) -m pytest
+
+lab: .venv/lab
+	@.venv/bin/jupyter lab starter.ipynb
+
+.venv/installed: requirements.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/lab: .venv/installed
+	$(PYTHON) -m pip install --quiet 'jupyterlab>=4.2,<5'
+	@touch $@
+
+clean:
+	rm -rf .venv build data
