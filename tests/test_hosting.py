@@ -1,0 +1,241 @@
+"""Endpoints of the local SageMaker: their life, their answers, their captured data, and how they fail."""
+
+import io
+import json
+import os
+import signal
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+from sagemaker_jobs import (
+    BUCKET,
+    create_config,
+    create_model,
+    png,
+    training_request,
+    until,
+    upload_channels,
+    wait_for_endpoint,
+    wait_for_training,
+)
+
+
+@pytest.fixture(scope="module")
+def model(local):
+    """The name of a model that was trained for this module."""
+    channels = upload_channels("test-hosting")
+    boto3.client("sagemaker").create_training_job(**training_request("hosting-job", channels))
+    job = wait_for_training("hosting-job")
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    create_model("hosting-model", job["ModelArtifacts"]["S3ModelArtifacts"])
+    return "hosting-model"
+
+
+@pytest.fixture(scope="module")
+def endpoint(model):
+    """The name of an endpoint in service, with everything captured."""
+    create_config("captured", model, capture_to=f"s3://{BUCKET}/captures")
+    boto3.client("sagemaker").create_endpoint(EndpointName="captured", EndpointConfigName="captured")
+    wait_for_endpoint("captured")
+    return "captured"
+
+
+def invoke(name: str, body: bytes, content_type: str = "image/png", **options) -> dict:
+    return boto3.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=name, Body=body, ContentType=content_type, **options
+    )
+
+
+def captured(name: str, prefix: str = "captures") -> list[dict]:
+    s3 = boto3.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/{name}/")
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    bodies = [s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode() for key in keys]
+    return [json.loads(line) for body in bodies for line in body.splitlines()]
+
+
+def model_servers(local) -> list[psutil.Process]:
+    server = psutil.Process(local._process.pid)
+    return [child for child in server.children() if "serve" in child.cmdline()]
+
+
+def test_an_endpoint_tells_the_classes_apart(endpoint):
+    for label in (0, 1):
+        answer = invoke(endpoint, png(label, seed=5000 + label))
+        probabilities = json.loads(answer["Body"].read())
+        assert answer["ContentType"] == "application/json"
+        assert answer["InvokedProductionVariant"] == "AllTraffic"
+        assert len(probabilities) == 2
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert probabilities[label] > 0.5
+
+
+def test_json_lines_are_given_to_who_accepts_them(endpoint):
+    answer = invoke(endpoint, png(0, seed=6000), Accept="application/jsonlines")
+    assert set(json.loads(answer["Body"].read())) == {"prediction"}
+
+
+def test_each_call_is_captured_once_as_it_was_sent_and_answered(endpoint):
+    image = png(1, seed=7000)
+    answer = json.loads(invoke(endpoint, image, InferenceId="call-7000")["Body"].read())
+
+    def of_this_call():
+        return [r for r in captured(endpoint) if r["eventMetadata"].get("inferenceId") == "call-7000"]
+
+    [record] = until(of_this_call, 10)
+    import base64
+
+    given, got = record["captureData"]["endpointInput"], record["captureData"]["endpointOutput"]
+    assert base64.b64decode(given["data"]) == image
+    assert (given["observedContentType"], given["encoding"], given["mode"]) == ("image/png", "BASE64", "INPUT")
+    assert json.loads(got["data"]) == answer
+    assert (got["observedContentType"], got["encoding"], got["mode"]) == ("application/json", "JSON", "OUTPUT")
+    assert record["eventVersion"] == "0"
+
+
+def test_no_captured_record_is_lost_under_32_clients(endpoint):
+    before = len(captured(endpoint))
+    images = [png(number % 2, seed=number) for number in range(320)]
+    client = boto3.client("sagemaker-runtime")
+
+    def call(image):
+        return client.invoke_endpoint(EndpointName=endpoint, Body=image, ContentType="image/png")["Body"].read()
+
+    with ThreadPoolExecutor(32) as clients:
+        answers = list(clients.map(call, images))
+    assert len(answers) == 320
+    until(lambda: len(captured(endpoint)) == before + 320, 15)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b"not an image at all", "image/png"), (b"a,b,c", "text/csv"), (b"", "image/png"), (b"\x89PNG\r\n\x1a\n", "image/png")],
+)
+def test_what_is_no_image_is_a_ModelError_and_not_captured(endpoint, body, content_type):
+    until(lambda: len(captured(endpoint)) >= 0)
+    with pytest.raises(ClientError) as failure:
+        invoke(endpoint, body, content_type, InferenceId="no-image")
+    assert failure.value.response["Error"]["Code"] == "ModelError"
+    assert 400 <= failure.value.response["OriginalStatusCode"] < 500
+    assert failure.value.response["OriginalMessage"]
+
+
+def test_an_unknown_endpoint_is_a_ValidationError(local):
+    with pytest.raises(ClientError) as failure:
+        invoke("no-such-endpoint", png(0, 1))
+    assert failure.value.response["Error"]["Code"] == "ValidationError"
+    assert "no-such-endpoint" in failure.value.response["Error"]["Message"]
+
+
+def test_a_killed_model_server_fails_the_call_in_flight_at_most_and_is_restarted(local, endpoint):
+    victim = next(p for p in model_servers(local))
+    os.kill(victim.pid, signal.SIGKILL)
+
+    def answered():
+        try:
+            return invoke(endpoint, png(0, 1))["Body"].read()
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "ModelError"
+            return None
+
+    assert until(answered, 30)
+
+
+def test_an_update_never_fails_a_call_and_changes_the_config(local, model, endpoint):
+    client = boto3.client("sagemaker")
+    create_config("uncaptured", model)
+    client.create_endpoint(EndpointName="updated", EndpointConfigName="uncaptured")
+    wait_for_endpoint("updated")
+    create_config("updated-config", model, capture_to=f"s3://{BUCKET}/captures")
+    failures, stop = [], threading.Event()
+
+    def keep_calling():
+        while not stop.is_set():
+            try:
+                invoke("updated", png(0, 1))
+            except ClientError as error:
+                failures.append(error)
+
+    caller = threading.Thread(target=keep_calling)
+    caller.start()
+    client.update_endpoint(EndpointName="updated", EndpointConfigName="updated-config")
+    assert client.describe_endpoint(EndpointName="updated")["EndpointStatus"] == "Updating"
+    description = wait_for_endpoint("updated")
+    stop.set()
+    caller.join()
+    assert failures == []
+    assert description["EndpointConfigName"] == "updated-config"
+    assert description["DataCaptureConfig"]["CaptureStatus"] == "Started"
+    client.delete_endpoint(EndpointName="updated")
+
+
+def test_deleting_an_endpoint_ends_its_process_and_writes_what_was_captured(local, model):
+    client = boto3.client("sagemaker")
+    create_config("deleted", model, capture_to=f"s3://{BUCKET}/captures")
+    before = {process.pid for process in model_servers(local)}
+    client.create_endpoint(EndpointName="deleted", EndpointConfigName="deleted")
+    wait_for_endpoint("deleted")
+    [started] = {process.pid for process in model_servers(local)} - before
+    invoke("deleted", png(0, 1))
+    client.delete_endpoint(EndpointName="deleted")
+    assert not psutil.pid_exists(started)
+    assert len(captured("deleted")) == 1
+    with pytest.raises(ClientError):
+        invoke("deleted", png(0, 1))
+
+
+def failure_reason(name: str, artifact: bytes | None) -> str:
+    """Why an endpoint on such an artifact fails."""
+    if artifact is not None:
+        boto3.client("s3").put_object(Bucket=BUCKET, Key=f"broken/{name}/model.tar.gz", Body=artifact)
+    create_model(name, f"s3://{BUCKET}/broken/{name}/model.tar.gz")
+    create_config(name, name)
+    boto3.client("sagemaker").create_endpoint(EndpointName=name, EndpointConfigName=name)
+    return wait_for_endpoint(name, "Failed")["FailureReason"]
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_a_missing_artifact_fails_the_endpoint_with_its_location(local):
+    assert f"s3://{BUCKET}/broken/missing/model.tar.gz" in failure_reason("missing", None)
+
+
+def test_an_artifact_that_is_no_archive_fails_the_endpoint(local):
+    assert "not a readable" in failure_reason("garbage", b"this is no archive")
+
+
+def test_an_artifact_that_leads_outside_of_its_folder_fails_the_endpoint(local):
+    hostile = archive((tarfile.TarInfo("../../escaped.txt"), b"out"))
+    assert "../../escaped.txt" in failure_reason("hostile", hostile)
+
+
+def test_an_artifact_with_a_link_fails_the_endpoint(local):
+    link = tarfile.TarInfo("model.onnx")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    assert "model.onnx" in failure_reason("linked", archive((link, b"")))
+
+
+def test_an_artifact_without_a_model_fails_the_endpoint_s_health_check(local):
+    assert "ping health check" in failure_reason("empty", archive((tarfile.TarInfo("readme.txt"), b"no model")))
+
+
+def test_an_endpoint_of_the_same_name_is_refused(endpoint):
+    with pytest.raises(ClientError, match="already existing"):
+        boto3.client("sagemaker").create_endpoint(EndpointName=endpoint, EndpointConfigName="captured")
+
+
+def test_an_endpoint_of_an_unknown_config_is_refused(local):
+    with pytest.raises(ClientError, match="no-such-config"):
+        boto3.client("sagemaker").create_endpoint(EndpointName="x", EndpointConfigName="no-such-config")
