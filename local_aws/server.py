@@ -4,6 +4,7 @@ What AWS does that this does not: regions and accounts are only names here, ever
 replicated, throttled or billed, and all of it is gone when the process ends.
 """
 
+import functools
 import os
 import secrets
 import shutil
@@ -44,6 +45,14 @@ class RequestHandler(MotoRequestHandler):
         """Requests are not logged: the services' own logs are in CloudWatch Logs, as on AWS."""
 
 
+class Dispatcher(DomainDispatcherApplication):
+    """Finds the service of a request. moto looks through its folder at every request; here once for each host."""
+
+    def __init__(self, create_app: Callable[[str], Flask]):
+        super().__init__(create_app)
+        self.get_backend_for_host = functools.cache(super().get_backend_for_host)
+
+
 class Server:
     """One local AWS. The services' modules hang their state on it and take from it what they need:
 
@@ -66,7 +75,7 @@ class Server:
         self._at_stop: list[Callable[[], None]] = []
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
         default_user_config["lambda"] = {"use_docker": False}
-        self._door = Door(DomainDispatcherApplication(self._create_app), self._access_key_id)
+        self._door = Door(Dispatcher(self._create_app), self._access_key_id)
         self._http = make_server("127.0.0.1", port, self._door, threaded=True, request_handler=RequestHandler)
         self.url = f"http://127.0.0.1:{self._http.port}"
         self._door.listen_as(self._http.port)
