@@ -7,11 +7,8 @@ replicated, throttled or billed, and all of it is gone when the process ends.
 import functools
 import os
 import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"  # read by moto when it is imported
 
@@ -24,6 +21,7 @@ from werkzeug.serving import make_server
 
 from local_aws import records
 from local_aws.door import Door
+from local_aws.run_folder import RunFolder
 
 SESSION_CONFIG = """\
 SchemaVersion: '1.0'
@@ -67,7 +65,8 @@ class Server:
 
     def __init__(self, port: int = 0, region: str = "us-east-1"):
         self.region = region
-        self.run_folder = Path(tempfile.mkdtemp(prefix="local-aws-"))
+        self._run_folder = RunFolder()
+        self.run_folder = self._run_folder.path
         self._access_key_id = "LOCAL" + secrets.token_hex(16).upper()
         self._secret_access_key = secrets.token_urlsafe(32)
         self._clients: dict[str, object] = {}
@@ -144,4 +143,4 @@ class Server:
             function()
         self._http.shutdown()
         self._http.server_close()
-        shutil.rmtree(self.run_folder, ignore_errors=True)
+        self._run_folder.remove()

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from conftest import ROOT, children_of, is_alive
 
 import local_aws
+from local_aws.run_folder import RunFolder
 
 
 def status_of(request: urllib.request.Request) -> int:
@@ -145,6 +146,18 @@ def test_the_server_ends_with_the_program_that_started_it_even_when_that_is_kill
         time.sleep(0.05)
     assert not is_alive(server)
     assert children_of(server) == []
+
+
+def test_the_folder_of_a_killed_server_is_swept_up_by_the_next_one(own_server):
+    process, printed = own_server
+    folder = os.path.dirname(exports(printed)["SAGEMAKER_USER_CONFIG_OVERRIDE"])
+    process.kill()
+    process.wait()
+    assert os.path.exists(folder)
+    other = RunFolder()
+    assert not os.path.exists(folder)
+    assert other.path.exists()
+    other.remove()
 
 
 def test_connect_says_what_to_do_when_the_named_server_does_not_answer(monkeypatch):
