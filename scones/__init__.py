@@ -1,0 +1,1 @@
+"""What the notebook calls: data, workflow, drawing, monitoring. Plain functions over boto3, pandas and matplotlib."""
