@@ -1,0 +1,179 @@
+"""What an endpoint's captured data say: one DataFrame of every record, and the plots of it.
+
+Every plot takes the frame and returns a matplotlib Figure; note is a line printed on top of it, for what a reader must not
+miss. Figures are 8 inches wide at 100 dots an inch, in the Okabe-Ito colours, which colour-blind readers can tell apart.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from PIL import Image
+from scipy.stats import binomtest, chisquare
+
+from scones.captures import read_captures
+
+__all__ = ["Drift", "class_balance", "class_drift", "confidence_over_time", "read_captures", "sample_predictions"]
+
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILLION, "#F0E442")
+
+
+def confidence_over_time(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
+    """One point an inference, the threshold as a line; those below it in another colour and shape, their share on top."""
+    _require(frame, "time", "confidence")
+    below = frame["confidence"] < threshold
+    figure, axes = _figure(note)
+    for chosen, colour, marker, name in ((~below, BLUE, "o", "at or above"), (below, VERMILLION, "v", "below")):
+        points = frame[chosen]
+        label = f"{name} the threshold ({len(points)})"
+        axes.scatter(points["time"], points["confidence"], c=colour, marker=marker, s=34, alpha=0.8, label=label)
+    axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
+    axes.set(xlabel="time (UTC)", ylabel="confidence", ylim=(min(0.45, frame["confidence"].min() - 0.05), 1.03))
+    axes.set_title(f"{below.mean():.0%} of {len(frame)} inferences are below the threshold of {threshold:g}")
+    _time_axis(axes)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def sample_predictions(
+    frame: pd.DataFrame, which: str = "most confident", count: int = 4, threshold: float = 0.9, note: str | None = None
+) -> Figure:
+    """The images of count records, upscaled, with class and confidence.
+
+    which is "most confident", "least confident" or "below the threshold" (the last ones, when there are more).
+    """
+    _require(frame, "image", "predicted", "confidence")
+    pictured = frame[frame["image"].notna()]
+    choices = {
+        "most confident": pictured.nlargest(count, "confidence"),
+        "least confident": pictured.nsmallest(count, "confidence"),
+        "below the threshold": pictured[pictured["confidence"] < threshold].tail(count),
+    }
+    if which not in choices:
+        raise ValueError(f"{which!r} is no choice of samples; it is one of {', '.join(choices)}")
+    chosen = choices[which]
+    if chosen.empty:
+        raise ValueError(f"None of the {len(frame)} records is {which} with a captured image: there is nothing to show")
+    columns = min(len(chosen), 4)
+    rows = -(-len(chosen) // columns)
+    figure = _blank((8, 2.45 * rows + 0.6), note)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, record in zip(grid, chosen.itertuples(), strict=False):
+        image = Image.open(io.BytesIO(record.image)).convert("RGB")
+        axes.imshow(image.resize((256, 256), Image.Resampling.LANCZOS))
+        colour = VERMILLION if record.confidence < threshold else "black"
+        axes.set_title(f"{record.predicted}\n{_percent(record.confidence)}", fontsize=11, color=colour)
+    figure.supxlabel(f"{which}: {len(chosen)} of {len(frame)} inferences", fontsize=10)
+    return figure
+
+
+def _percent(share: float) -> str:
+    """Rounded down, so that nothing below a threshold reads as if it reached it."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f}%"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether the predicted classes still come in the expected proportions: one line a class, and a test of all of them.
+
+    table: index class; columns count, share, low, high (the exact 95 % interval), expected.
+    """
+
+    table: pd.DataFrame
+    p_value: float
+    test: str
+    drifted: bool
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        name = (self.table["share"] - self.table["expected"]).abs().idxmax()
+        line = self.table.loc[name]
+        p_value = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
+        found = f"{line['share']:.0%} {name} of {self.table['count'].sum():.0f}, {line['expected']:.0%} expected"
+        return f"{'The data drifted' if self.drifted else 'No drift seen'}: {found} ({self.test}, {p_value})"
+
+
+def class_drift(frame: pd.DataFrame, expected: Mapping[str, float], alpha: float = 0.05) -> Drift:
+    """Tests the predicted classes against the expected proportions (they add up to 1).
+
+    Two classes: the exact binomial test; more: chi-square. Drifted means p < alpha: one time in 1 / alpha by chance.
+    """
+    _require(frame, "predicted")
+    if not np.isclose(sum(expected.values()), 1) or min(expected.values()) <= 0 or len(expected) < 2:
+        raise ValueError(f"The expected proportions must be above 0 and add up to 1; these are {dict(expected)}")
+    unexpected = set(frame["predicted"]) - set(expected)
+    if unexpected:
+        raise ValueError(f"No proportion is expected for {', '.join(sorted(unexpected))}; name every class")
+    counts = frame["predicted"].value_counts().reindex(list(expected), fill_value=0)
+    total = int(counts.sum())
+    intervals = [binomtest(int(count), total).proportion_ci(method="exact") for count in counts]
+    table = pd.DataFrame({"count": counts, "share": counts / total, "expected": pd.Series(expected)})
+    table["low"] = [interval.low for interval in intervals]
+    table["high"] = [interval.high for interval in intervals]
+    if len(expected) == 2:
+        test, p_value = "exact binomial test", binomtest(int(counts.iloc[0]), total, table["expected"].iloc[0]).pvalue
+    else:
+        test, p_value = "chi-square test", chisquare(counts, table["expected"] * total).pvalue
+    return Drift(table, float(p_value), test, bool(p_value < alpha))
+
+
+def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str | None = None) -> Figure:
+    """The proportion of each predicted class with its 95 % interval, the expected one as a mark, the test in the title."""
+    drift = class_drift(frame, expected)
+    table = drift.table
+    figure, axes = _figure(note, height=4)
+    places = np.arange(len(table))
+    errors = np.clip([table["share"] - table["low"], table["high"] - table["share"]], 0, None)
+    colours = [PALETTE[place % len(PALETTE)] for place in places]
+    axes.bar(places, table["share"], 0.55, color=colours, yerr=errors, capsize=8, error_kw={"elinewidth": 1.5})
+    axes.hlines(table["expected"], places - 0.38, places + 0.38, colors="black", linestyles="--", label="expected")
+    for place, (share, count) in enumerate(zip(table["share"], table["count"], strict=True)):
+        axes.text(place, 0.02, f"{share:.0%} ({count:.0f})", ha="center", va="bottom", fontsize=11, fontweight="bold",
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2})
+    axes.set_xticks(places, table.index)
+    axes.set(ylabel="share of the predictions", ylim=(0, min(1.05, table[["high", "expected"]].to_numpy().max() + 0.1)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title(drift.sentence.replace(" (", "\n("), color=VERMILLION if drift.drifted else "black")
+    axes.legend(loc="upper right", fontsize=9)
+    return figure
+
+
+def _require(frame: pd.DataFrame, *columns: str) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"The frame has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise ValueError("There are no records to draw: captured data arrive some minutes after the inferences")
+
+
+def _figure(note: str | None, height: float = 4.5) -> tuple[Figure, Axes]:
+    figure = _blank((8, height), note)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _blank(size: tuple[float, float], note: str | None) -> Figure:
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    if note:
+        figure.suptitle(note, fontsize=10, color="white", backgroundcolor=VERMILLION, fontweight="bold", y=0.975)
+    return figure
+
+
+def _time_axis(axes: Axes) -> None:
+    locator = AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
