@@ -6,7 +6,7 @@ miss. Figures are 8 inches wide at 100 dots an inch, in the Okabe-Ito colours, w
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 from scipy.stats import binomtest, chisquare
 
 from scones.captures import read_captures
 
-__all__ = ["Drift", "class_balance", "class_drift", "confidence_over_time", "read_captures", "sample_predictions"]
+__all__ = [
+    "Drift",
+    "calibrate",
+    "class_balance",
+    "class_drift",
+    "confidence_by_class",
+    "confidence_over_time",
+    "inference_rate",
+    "read_captures",
+    "reliability_diagram",
+    "sample_predictions",
+    "sweep_thresholds",
+    "threshold_sweep",
+]
 
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILLION, "#F0E442")
+NOTE_INCHES = 0.36
 
 
 def confidence_over_time(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
@@ -38,7 +52,7 @@ def confidence_over_time(frame: pd.DataFrame, threshold: float = 0.9, note: str 
     axes.axhline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
     axes.set(xlabel="time (UTC)", ylabel="confidence", ylim=(min(0.45, frame["confidence"].min() - 0.05), 1.03))
     axes.set_title(f"{below.mean():.0%} of {len(frame)} inferences are below the threshold of {threshold:g}")
-    _time_axis(axes)
+    _time_axis(axes, frame["time"])
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return figure
 
@@ -145,7 +159,113 @@ def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str 
     axes.set(ylabel="share of the predictions", ylim=(0, min(1.05, table[["high", "expected"]].to_numpy().max() + 0.1)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title(drift.sentence.replace(" (", "\n("), color=VERMILLION if drift.drifted else "black")
-    axes.legend(loc="upper right", fontsize=9)
+    figure.legend(loc="outside lower center", fontsize=9, frameon=False)
+    return figure
+
+
+def threshold_sweep(labelled: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
+    """For each threshold the share of images that pass and the accuracy among those; the chosen one is marked.
+
+    labelled is a frame with a column label, the true class of each record.
+    """
+    _require(labelled, "label", "predicted", "confidence")
+    sweep = sweep_thresholds(labelled)
+    figure, axes = _figure(note)
+    axes.plot(sweep["threshold"], sweep["passed"], color=BLUE, label="share that passes", linewidth=2)
+    axes.plot(sweep["threshold"], sweep["accuracy"], color=VERMILLION, linestyle="-.", linewidth=2,
+              label="accuracy among those")
+    chosen = sweep_thresholds(labelled, [threshold]).iloc[0]
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
+    axes.scatter([threshold] * 2, [chosen["passed"], chosen["accuracy"]], c=[BLUE, VERMILLION], zorder=3, s=45)
+    accuracy = "none to be right about" if chosen["passed"] == 0 else f"{chosen['accuracy']:.1%} of those are right"
+    axes.set_title(f"At {threshold:g}: {chosen['passed']:.0%} of {len(labelled)} images pass, {accuracy}")
+    axes.set(xlabel="threshold", ylabel="share", ylim=(0, 1.03))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def sweep_thresholds(labelled: pd.DataFrame, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
+    """One line a threshold: threshold, passed (share), accuracy (among those; NaN where none passes)."""
+    thresholds = np.round(np.arange(0.5, 1.0, 0.005), 3) if thresholds is None else thresholds
+    right = (labelled["predicted"] == labelled["label"]).to_numpy()
+    passes = [(labelled["confidence"] >= threshold).to_numpy() for threshold in thresholds]
+    accuracy = [right[chosen].mean() if chosen.any() else np.nan for chosen in passes]
+    return pd.DataFrame({"threshold": thresholds, "passed": [chosen.mean() for chosen in passes], "accuracy": accuracy})
+
+
+def calibrate(labelled: pd.DataFrame, bins: int = 10) -> tuple[pd.DataFrame, float]:
+    """Bins of equal width over the confidence -> count, confidence (mean), accuracy; and the expected calibration error.
+
+    That error is the mean of |accuracy - confidence| over the bins, each weighted by its count (Guo et al., 2017).
+    """
+    _require(labelled, "label", "predicted", "confidence")
+    right = labelled["predicted"] == labelled["label"]
+    place = np.minimum((labelled["confidence"] * bins).astype(int), bins - 1)
+    grouped = pd.DataFrame({"confidence": labelled["confidence"], "accuracy": right}).groupby(place)
+    table = grouped.mean().assign(count=grouped.size())
+    gaps = (table["accuracy"] - table["confidence"]).abs()
+    return table, float((gaps * table["count"]).sum() / len(labelled))
+
+
+def reliability_diagram(labelled: pd.DataFrame, bins: int = 10, note: str | None = None) -> Figure:
+    """Accuracy over confidence in bins: on the diagonal the model is right as often as it says."""
+    table, error = calibrate(labelled, bins)
+    figure, axes = _figure(note, height=4.8)
+    lowest = max(0, table["confidence"].min() - 0.1)
+    axes.plot([lowest, 1], [lowest, 1], color="black", linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    axes.plot(table["confidence"], table["accuracy"], color=BLUE, marker="o", linewidth=2, label="the model")
+    for line in table.itertuples():
+        axes.annotate(f"{line.count}", (line.confidence, line.accuracy), (0, 9), textcoords="offset points", ha="center")
+    axes.set(xlabel="confidence (mean of the bin)", ylabel="accuracy", ylim=(0, 1.12), xlim=(lowest, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title(f"Expected calibration error {error:.3f} over {len(labelled)} labelled images (counts at the points)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def confidence_by_class(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
+    """A histogram of the confidence for each predicted class, the threshold as a line."""
+    _require(frame, "predicted", "confidence")
+    names = sorted(frame["predicted"].unique())
+    figure = _blank((8, 1.9 * len(names) + 0.8), note)
+    grid = figure.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False).ravel()
+    edges = np.linspace(min(0.5, frame["confidence"].min()), 1, 26)
+    for place, (axes, name) in enumerate(zip(grid, names, strict=True)):
+        confidence = frame.loc[frame["predicted"] == name, "confidence"]
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.hist(confidence, edges, color=PALETTE[place % len(PALETTE)])
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
+        axes.set_title(f"{name}: {len(confidence)}, {(confidence < threshold).mean():.0%} below {threshold:g}", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("confidence", fontsize=10)
+    figure.supylabel("inferences", fontsize=10)
+    return figure
+
+
+def inference_rate(frame: pd.DataFrame, latency: pd.Series | None = None, note: str | None = None) -> Figure:
+    """Inferences a minute, and below them, where it is given, the latency in milliseconds over time.
+
+    latency is a series of milliseconds with a time index (the endpoint's ModelLatency or the caller's own clock).
+    """
+    _require(frame, "time")
+    minutes = frame.set_index("time").resample("1min").size()
+    figure = _blank((8, 3.6 if latency is None else 5.6), note)
+    grid = figure.subplots(1 if latency is None else 2, 1, sharex=True, squeeze=False).ravel()
+    grid[0].bar(minutes.index, minutes, pd.Timedelta(minutes=1), align="edge", color=BLUE, edgecolor="white")
+    grid[0].set_title(f"{len(frame)} inferences, {minutes.max()} in the busiest minute")
+    grid[0].set_ylabel("inferences a minute")
+    grid[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    if latency is not None:
+        median, high = latency.quantile([0.5, 0.95])
+        grid[1].scatter(latency.index, latency, c=ORANGE, s=14, alpha=0.7)
+        grid[1].axhline(median, color="black", linestyle="--", linewidth=1.2)
+        grid[1].set_title(f"Latency: median {median:.0f} ms (line), 95 % within {high:.0f} ms")
+        grid[1].set(ylabel="milliseconds", ylim=(0, None))
+    grid[-1].set_xlabel("time (UTC)")
+    for axes in grid:
+        axes.spines[["top", "right"]].set_visible(False)
+    _time_axis(grid[-1], frame["time"])
     return figure
 
 
@@ -168,12 +288,18 @@ def _figure(note: str | None, height: float = 4.5) -> tuple[Figure, Axes]:
 
 def _blank(size: tuple[float, float], note: str | None) -> Figure:
     figure = Figure(figsize=size, dpi=100, layout="constrained")
+    room = NOTE_INCHES / size[1] if note else 0
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, 0, 1, 1 - room))
     if note:
-        figure.suptitle(note, fontsize=10, color="white", backgroundcolor=VERMILLION, fontweight="bold", y=0.975)
+        style = {"color": "white", "backgroundcolor": VERMILLION, "fontweight": "bold", "fontsize": 10}
+        figure.text(0.5, 1 - room / 2, note, ha="center", va="center", **style)
     return figure
 
 
-def _time_axis(axes: Axes) -> None:
+def _time_axis(axes: Axes, times: pd.Series) -> None:
+    """Ticks in UTC; calls of one moment get a minute to stand in."""
+    if times.max() - times.min() < pd.Timedelta(seconds=2):
+        axes.set_xlim(times.min() - pd.Timedelta(seconds=30), times.max() + pd.Timedelta(seconds=30))
     locator = AutoDateLocator(maxticks=8)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
