@@ -239,3 +239,50 @@ def test_an_endpoint_of_the_same_name_is_refused(endpoint):
 def test_an_endpoint_of_an_unknown_config_is_refused(local):
     with pytest.raises(ClientError, match="no-such-config"):
         boto3.client("sagemaker").create_endpoint(EndpointName="x", EndpointConfigName="no-such-config")
+
+
+def test_an_endpoint_that_is_still_creating_answers_no_call(model):
+    create_config("creating", model)
+    client = boto3.client("sagemaker")
+    client.create_endpoint(EndpointName="creating", EndpointConfigName="creating")
+    status = client.describe_endpoint(EndpointName="creating")["EndpointStatus"]
+    with pytest.raises(ClientError) as failure:
+        invoke("creating", png(0, 1))
+    assert status == "Creating"
+    assert failure.value.response["Error"]["Code"] == "ValidationError"
+    wait_for_endpoint("creating")
+    assert invoke("creating", png(0, 1))["Body"].read()
+    client.delete_endpoint(EndpointName="creating")
+
+
+def test_a_body_of_over_25_MB_is_refused_with_its_size(endpoint):
+    too_much = b"\x89PNG\r\n\x1a\n" + bytes(25 * 1024**2)
+    with pytest.raises(ClientError, match=str(len(too_much))):
+        invoke(endpoint, too_much)
+
+
+def test_several_endpoints_answer_side_by_side_and_capture_apart(model, endpoint):
+    client = boto3.client("sagemaker")
+    create_config("second", model, capture_to=f"s3://{BUCKET}/captures")
+    client.create_endpoint(EndpointName="second", EndpointConfigName="second")
+    wait_for_endpoint("second")
+    for name in (endpoint, "second"):
+        invoke(name, png(0, 1), InferenceId=f"side-by-side-{name}")
+    for name in (endpoint, "second"):
+        identifiers = until(lambda name=name: side_by_side(name), 10)
+        assert identifiers == [f"side-by-side-{name}"]
+    client.delete_endpoint(EndpointName="second")
+
+
+def side_by_side(name: str) -> list[str]:
+    identifiers = [record["eventMetadata"].get("inferenceId", "") for record in captured(name)]
+    return [identifier for identifier in identifiers if identifier.startswith("side-by-side")]
+
+
+def test_each_invocation_is_in_the_endpoint_s_log_with_its_latency(endpoint):
+    invoke(endpoint, png(0, 1))
+    logs = boto3.client("logs")
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    stream = logs.describe_log_streams(logGroupName=group)["logStreams"][0]["logStreamName"]
+    messages = [event["message"] for event in logs.get_log_events(logGroupName=group, logStreamName=stream)["events"]]
+    assert any("ModelLatency" in message for message in messages)
