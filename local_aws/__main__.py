@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import shlex
 import signal
@@ -18,6 +19,9 @@ def main() -> None:
     parser.add_argument("--region", default=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
     parser.add_argument("--for-parent", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+
+    # moto logs every failed execution; its users find that in the execution's history, as on AWS.
+    logging.getLogger("moto").setLevel(logging.CRITICAL)
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -23,7 +23,7 @@ ATTEMPTS = 6
 
 
 class Capture:
-    """Captures one variant's calls; record() returns at once, a thread writes the files, close() writes what is left."""
+    """Captures one variant's calls: record() returns at once, a thread writes the files, close() writes the rest."""
 
     def __init__(self, s3, config: dict, endpoint: str, variant: str):
         self._s3 = s3

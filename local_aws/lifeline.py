@@ -1,4 +1,4 @@
-"""No process outlives the one that started it, however that one dies: its end of a pipe closes, and this process ends."""
+"""No process outlives the one that started it: when that one dies, its end of a pipe closes, and this process ends."""
 
 import os
 import signal

@@ -23,7 +23,7 @@ def join_key(*parts: str) -> str:
 
 
 def download_prefix(s3, uri: str, folder: Path) -> int:
-    """Writes every object whose key begins with the prefix below folder, by its key relative to it; returns how many."""
+    """Writes every object under the prefix below folder, by its key relative to the prefix; returns how many."""
     bucket, prefix = split_uri(uri)
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -72,7 +72,7 @@ MAX_MODEL_FILES = 1000
 
 
 def unpack_model(archive: Path, folder: Path) -> None:
-    """Unpacks a model.tar.gz. Raises DownloadFailed for one that is broken, or that is not plain files inside folder."""
+    """Unpacks a model.tar.gz. Raises DownloadFailed for one that is broken or not plain files inside the folder."""
     size = 0
     try:
         with tarfile.open(archive, "r:gz") as tar:

@@ -73,7 +73,6 @@ class Server:
         self._clients_lock = threading.Lock()
         self._at_stop: list[Callable[[], None]] = []
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
-        default_user_config["lambda"] = {"use_docker": False}
         self._door = Door(Dispatcher(self._create_app), self._access_key_id)
         self._http = make_server("127.0.0.1", port, self._door, threaded=True, request_handler=RequestHandler)
         self.url = f"http://127.0.0.1:{self._http.port}"
