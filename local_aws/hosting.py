@@ -178,6 +178,7 @@ class Endpoint:
 
     def __init__(self, server, record, region: str):
         self.record = record
+        self.record.data_capture_config = None  # nothing is captured before the endpoint is in service
         self._server = server
         self._region = region
         self._fleet: list[Variant] = []
