@@ -119,7 +119,6 @@ def accuracy(model, images, labels):
     model.eval()
     right = sum(int((model(images[at:at + 500].float() / 255).argmax(1) == labels[at:at + 500]).sum())
                 for at in range(0, len(images), 500))
-    model.train()
     return right / len(images)
 
 
@@ -133,8 +132,8 @@ def train(settings, train_split, test_split):
     batches = len(images) // settings.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.epochs * batches,
                                                    pct_start=0.2, cycle_momentum=False)
-    model.train()
     for epoch in range(settings.epochs):
+        model.train()
         started, losses = time.perf_counter(), []
         order = torch.randperm(len(images), generator=generator)
         for batch in order[:batches * settings.batch_size].split(settings.batch_size):
@@ -148,7 +147,7 @@ def train(settings, train_split, test_split):
             losses.append(loss.item())
         print(f"epoch {epoch + 1}/{settings.epochs} loss {np.mean(losses):.4f} "
               f"test top-1 {accuracy(model, *test_split):.4f} {time.perf_counter() - started:.0f} s", flush=True)
-    return model.eval()
+    return model
 
 
 def export(backbone, path):
