@@ -7,6 +7,7 @@ from moto.awslambda.models import lambda_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
 from moto.sagemaker.models import sagemaker_backends
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from moto.sts.models import sts_backends
 
 ACCOUNT = "123456789012"
@@ -20,6 +21,11 @@ def sagemaker(region: str):
 def functions(region: str):
     """moto's Lambda backend of a region: .get_function(name_or_arn, qualifier)."""
     return lambda_backends[ACCOUNT][region]
+
+
+def step_functions(region: str):
+    """moto's Step Functions backend of a region: .state_machines, each with .versions and .aliases."""
+    return stepfunctions_parser_backends[ACCOUNT][region]
 
 
 def has_access_key(access_key_id: str) -> bool:

@@ -1,0 +1,270 @@
+"""The Map Run: what a distributed Map state starts. Each item, or batch of items, is a child execution.
+
+What Step Functions does that this does not: it runs 10,000 children at a time where MaxConcurrency is 0 or left out;
+here at most THREADS run at a time, whatever MaxConcurrency says. It can redrive a Map Run.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moto.stepfunctions.parser.api import HistoryEventType
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEventException
+from moto.stepfunctions.parser.asl.component.program.program import Program
+from moto.stepfunctions.parser.asl.eval.environment import Environment
+
+from local_aws.workflows import templates
+from local_aws.workflows.execution import Execution, Machine
+from local_aws.workflows.failures import map_run_failed, query_failed
+from local_aws.workflows.item_reader import ReadFailed, batches, read_items
+from local_aws.workflows.result_writer import WriteFailed, results_of
+
+THREADS = 100
+COUNTED_AS = {"SUCCEEDED": "succeeded", "FAILED": "failed", "TIMED_OUT": "timedOut", "ABORTED": "aborted"}
+
+
+@dataclass(frozen=True)
+class MapState:
+    """A distributed Map as its definition says it, with the program of its children."""
+
+    name: str
+    fields: dict
+    language: str
+    program: Program
+
+    @property
+    def child_type(self) -> str:
+        return self.fields["ItemProcessor"]["ProcessorConfig"].get("ExecutionType", "STANDARD")
+
+    def value(self, env: Environment, field: str, default=None):
+        """The value of a field that may be a constant, a JSONata string, or a JSONPath in <field>Path."""
+        if field in self.fields:
+            return templates.evaluate(env, self.fields[field], self.language)
+        if f"{field}Path" in self.fields:
+            return templates.evaluate_path(env, self.fields[f"{field}Path"])
+        return default
+
+    def number(self, env: Environment, field: str, highest: float = float("inf")) -> float | None:
+        value = self.value(env, field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= highest:
+            raise query_failed(env, f"{field} must be a number from 0 to {highest}, not {json.dumps(value)}")
+        return value
+
+
+def run_map(state: MapState, env: Environment) -> None:
+    """Evaluates a distributed Map: pushes its output on the stack, or raises FailureEventException."""
+    max_concurrency = int(state.number(env, "MaxConcurrency") or 0)
+    items = None if "ItemReader" in state.fields else _inline_items(state, env)
+    _event(env, HistoryEventType.MapStateStarted, mapStateStartedEventDetails={"length": len(items or [])})
+    run = MapRun(state, env, max_concurrency)
+    _event(env, HistoryEventType.MapRunStarted, mapRunStartedEventDetails={"mapRunArn": run.arn})
+    try:
+        output = run.run(items)
+    except FailureEventException as failure:
+        run.end("FAILED")
+        error, cause = failure.extract_error_cause_pair()
+        _event(env, HistoryEventType.MapRunFailed, mapRunFailedEventDetails={"error": error, "cause": cause})
+        raise
+    run.end("SUCCEEDED")
+    _event(env, HistoryEventType.MapRunSucceeded)
+    _event(env, HistoryEventType.MapStateSucceeded, update_source_event_id=False)
+    env.stack.append(output)
+
+
+def _event(env: Environment, kind: HistoryEventType, update_source_event_id: bool = True, **details) -> None:
+    env.event_manager.add_event(
+        env.event_history_context, kind, details, update_source_event_id=update_source_event_id
+    )
+
+
+def _inline_items(state: MapState, env: Environment) -> list:
+    if state.language == "JSONata":
+        items = state.value(env, "Items", default=env.states.get_input())
+    else:
+        items = templates.evaluate_path(env, state.fields.get("ItemsPath", "$"))
+    if not isinstance(items, list):
+        raise query_failed(env, f"The items of the Map state must be an array, not {json.dumps(items)[:200]}")
+    return items
+
+
+class MapRun:
+    """status is RUNNING, SUCCEEDED, FAILED or ABORTED. Counts are of items and of child executions."""
+
+    def __init__(self, state: MapState, env: Environment, max_concurrency: int):
+        self.execution: Execution = env.event_manager.execution
+        self.max_concurrency = max_concurrency
+        self.tolerated_count = state.number(env, "ToleratedFailureCount")
+        self.tolerated_percentage = state.number(env, "ToleratedFailurePercentage", highest=100)
+        self.item_counts, self.execution_counts = _no_counts(), _no_counts()
+        self.status, self.start_date, self.stop_date = "RUNNING", time.time(), None
+        self.children: list[Execution] = []
+        self._state, self._env = state, env
+        self._machine = self._child_machine()
+        self.arn = f"{self._machine.arn.replace(':stateMachine:', ':mapRun:')}:{uuid.uuid4()}"
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._places: dict[str, tuple[int, int]] = {}  # the index and the number of items of each running child
+        self.execution.map_runs.append(self)
+        self.execution.workflows.add_map_run(self)
+
+    def _child_machine(self) -> Machine:
+        parent, label = self.execution.machine, self._state.fields.get("Label") or str(uuid.uuid4())
+        return Machine(
+            arn=f"{parent.arn}/{label}",
+            name=f"{parent.name}/{label}",
+            type=self._state.child_type,
+            role_arn=parent.role_arn,
+            program=self._state.program,
+        )
+
+    @property
+    def machine_arn(self) -> str:
+        return self._machine.arn
+
+    def run(self, items: list | None):
+        """Runs all children and returns the state's output. Raises FailureEventException."""
+        try:
+            if items is None:
+                items = read_items(self._state, self._env, self.execution.workflows.server)
+        except ReadFailed as error:
+            raise map_run_failed(self._env, "States.ItemReaderFailed", str(error)) from error
+        inputs = self._inputs(items)
+        self._results = results_of(self._state, self._env, self)
+        self._run_children(inputs)
+        if self._failure:
+            raise self._failure
+        try:
+            return self._results.output()
+        except WriteFailed as error:
+            raise map_run_failed(self._env, "States.ResultWriterFailed", str(error)) from error
+
+    def _inputs(self, items: list) -> Iterator[tuple[int, object]]:
+        """(number of items, input) of each child, made when it is asked for; sets the counts."""
+        inputs = (self._input(index, item) for index, item in enumerate(items))
+        counted: Iterator = ((1, child_input) for child_input in inputs)
+        children = len(items)
+        if "ItemBatcher" in self._state.fields:
+            made = batches(self._state, self._env, list(inputs))
+            counted, children = iter(made), len(made)
+        for counts, total in ((self.item_counts, len(items)), (self.execution_counts, children)):
+            counts["total"] = counts["pending"] = total
+        return counted
+
+    def _input(self, index: int, item):
+        if "ItemSelector" not in self._state.fields:
+            return item
+        frame = self._env.open_frame()
+        try:
+            frame.states.reset(self._env.states.get_input())
+            frame.states.context_object.context_object_data["Map"] = {"Item": {"Index": index, "Value": item}}
+            return templates.evaluate(frame, self._state.fields["ItemSelector"], self._state.language)
+        finally:
+            self._env.delete_frame(frame)
+
+    def _run_children(self, inputs: Iterator) -> None:
+        numbered = enumerate(inputs)
+        wanted = min(self.max_concurrency or THREADS, THREADS, self.execution_counts["total"])
+        for number in range(wanted):
+            threading.Thread(
+                target=self._work, args=(numbered,), name=f"map run {self.arn[-8:]}-{number}", daemon=True
+            ).start()
+        with self._changed:
+            self._changed.wait_for(self._is_over)
+
+    def _is_over(self) -> bool:
+        return self._places == {} and (self._stopping or self.execution_counts["pending"] == 0)
+
+    def _work(self, numbered: Iterator) -> None:
+        """One thread: runs one child after the other."""
+        while child := self._next_child(numbered):
+            child.run()
+
+    def _next_child(self, numbered: Iterator) -> Execution | None:
+        with self._changed:
+            if self._stopping:
+                return None
+            try:
+                index, (size, child_input) = next(numbered, (None, (0, None)))
+            except FailureEventException as failure:
+                self._stop(failure)
+                return None
+            if index is None:
+                return None
+            child = Execution(
+                self.execution.workflows, self._machine, str(uuid.uuid4()), json.dumps(child_input), map_run=self
+            )
+            self.children.append(child)
+            self._places[child.arn] = index, size
+            self._count("pending", "running", size)
+        self.execution.workflows.add(child)
+        return child
+
+    def _count(self, before: str, after: str, items: int) -> None:
+        for counts, number in ((self.item_counts, items), (self.execution_counts, 1)):
+            counts[before] -= number
+            counts[after] += number
+
+    def child_ended(self, child: Execution) -> None:
+        """Called by a child, once, while it still has its input and its output."""
+        with self._changed:
+            index, items = self._places[child.arn]
+        self._results.add(index, child)
+        with self._changed:
+            del self._places[child.arn]
+            self._count("running", COUNTED_AS[child.status], items)
+            exceeded = not self._stopping and self._exceeds_tolerance()
+            if exceeded:
+                cause = "The specified tolerated failure threshold was exceeded"
+                self._stop(map_run_failed(self._env, "States.ExceedToleratedFailureThreshold", cause))
+            self._changed.notify_all()
+        if exceeded:
+            self._stop_children()
+
+    def _exceeds_tolerance(self) -> bool:
+        failed, total = self.item_counts["failed"] + self.item_counts["timedOut"], self.item_counts["total"]
+        if self.tolerated_count is None and self.tolerated_percentage is None:
+            return failed > 0
+        return (self.tolerated_count is not None and failed > self.tolerated_count) or (
+            self.tolerated_percentage is not None and failed * 100 > self.tolerated_percentage * total
+        )
+
+    def _stop(self, failure: Exception | None) -> None:
+        """No child is started any more."""
+        self._stopping, self._failure = True, failure
+        for counts in (self.item_counts, self.execution_counts):
+            counts["aborted"] += counts["pending"]
+            counts["pending"] = 0
+        self._changed.notify_all()
+
+    def _stop_children(self) -> None:
+        for child in list(self.children):
+            child.stop()
+
+    def abort(self) -> None:
+        """Ends it with the execution it belongs to."""
+        with self._changed:
+            if self.status != "RUNNING":
+                return
+            self.end("ABORTED")
+            self._stop(None)
+        self._stop_children()
+
+    def end(self, status: str) -> None:
+        if self.status == "RUNNING":
+            self.status, self.stop_date = status, time.time()
+
+    def results_written(self) -> None:
+        """Counts what the result files hold: every child that has ended."""
+        for counts in (self.item_counts, self.execution_counts):
+            counts["resultsWritten"] = sum(counts[name] for name in COUNTED_AS.values())
+
+
+def _no_counts() -> dict[str, int]:
+    names = ("pending", "running", "succeeded", "failed", "timedOut", "aborted", "total", "resultsWritten")
+    return dict.fromkeys(names, 0)

@@ -1,0 +1,253 @@
+"""moto's interpreter of the Amazon States Language, and everything that is changed in it: all of it here.
+
+moto.stepfunctions.parser is LocalStack's interpreter, whose tests were recorded against AWS. A program is a tree of
+components, each of which has eval(env); env, the environment, holds the state's input, the context object, a stack of
+intermediate values, the variables and the history. What follows replaces methods of some components. Each replacement
+says in one comment which behaviour of the service it restores. moto is pinned exactly in requirements.txt.
+"""
+
+import functools
+import json
+import logging
+import sys
+import threading
+import uuid
+
+from botocore.exceptions import ClientError
+from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
+from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
+from moto.stepfunctions.parser.asl.component.common.string.string_expression import StringJSONata, StringVariableSample
+from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import EvalTimeoutError
+from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.program.program import Program
+from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.state_map import StateMap
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.eval.environment import Environment
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import boto_client, json_path
+from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+
+from local_aws.json_protocol import ServiceError
+from local_aws.workflows import templates
+from local_aws.workflows.map_run import MapState, run_map
+
+# What a distributed Map reads for itself (see map_run); moto's grammar does not know all of it.
+DISTRIBUTED_MAP_FIELDS = (
+    "Items",
+    "ItemsPath",
+    "ItemReader",
+    "ItemSelector",
+    "ItemBatcher",
+    "ResultWriter",
+    "MaxConcurrency",
+    "MaxConcurrencyPath",
+    "ToleratedFailurePercentage",
+    "ToleratedFailurePercentagePath",
+    "ToleratedFailureCount",
+    "ToleratedFailureCountPath",
+    "Label",
+)
+UNCAUGHT_BY_ALL = ("States.DataLimitExceeded", "States.Runtime")
+
+_parsing = threading.Lock()
+
+
+def install(server) -> None:
+    """Changes moto's classes; the clients and functions that tasks call are the server's."""
+    logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)  # failures are in the executions' histories
+    StepFunctionsParserBackend._validate_definition = staticmethod(parse)
+    EvalComponent.eval = _eval
+    EvalComponent.heap_key = property(id)
+    Program.eval = _eval_program
+    ExecutionState._evaluate_with_timeout = _evaluate_with_timeout
+    StringJSONata._eval_body = _eval_jsonata
+    StringVariableSample._eval_body = _eval_variable
+    CustomErrorName.__init__ = ErrorName.__init__
+    ErrorEqualsDecl._eval_body = _eval_error_equals
+    StateMap._eval_execution = _map_evaluator(StateMap._eval_execution)
+    lambda_eval_utils.execute_lambda_function_integration = functools.partial(_invoke_function, server)
+    json_path.parse = functools.lru_cache(maxsize=4096)(json_path.parse)
+    _replace_everywhere("boto_client_for", boto_client.boto_client_for, functools.partial(_client_for, server))
+
+
+@functools.lru_cache(maxsize=256)
+def parse(definition: str) -> Program:
+    """The program of a definition that has been checked. It is not changed by running it, so executions share it."""
+    tree = json.loads(definition)
+    with _parsing:
+        program, _ = AmazonStateLanguageParser.parse(json.dumps(_for_moto(tree)))
+    _add_map_states(tree, program.states.states, tree.get("QueryLanguage", "JSONPath"))
+    return program
+
+
+def is_distributed(state: dict) -> bool:
+    return state.get("Type") == "Map" and _processor(state).get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED"
+
+
+def _processor(state: dict) -> dict:
+    return state.get("ItemProcessor") or state.get("Iterator") or {}
+
+
+def _for_moto(machine: dict) -> dict:
+    """The definition as moto's grammar takes it: a distributed Map without the fields that MapState reads."""
+    states = {}
+    for name, state in machine["States"].items():
+        state = dict(state)
+        if "Branches" in state:
+            state["Branches"] = [_for_moto(branch) for branch in state["Branches"]]
+        for field in ("ItemProcessor", "Iterator"):
+            if field in state:
+                state[field] = _for_moto(state[field])
+        if is_distributed(state):
+            state = {field: value for field, value in state.items() if field not in DISTRIBUTED_MAP_FIELDS}
+            state["ItemProcessor"] = {**state["ItemProcessor"], "ProcessorConfig": {"Mode": "DISTRIBUTED"}}
+            state["ItemProcessor"]["ProcessorConfig"]["ExecutionType"] = "STANDARD"
+        states[name] = state
+    return {**machine, "States": states}
+
+
+def _add_map_states(machine: dict, components: dict, language: str) -> None:
+    for name, state in machine["States"].items():
+        component, state_language = components[name], state.get("QueryLanguage", language)
+        for branch, program in zip(state.get("Branches", []), _branches(component), strict=True):
+            _add_map_states(branch, program.states.states, state_language)
+        if state["Type"] == "Map":
+            iteration = component.iteration_component
+            _add_map_states(_processor(state), iteration._states.states, state_language)
+            if is_distributed(state):
+                component.map_state = MapState(name, state, state_language, iteration._get_iteration_program())
+
+
+def _branches(component) -> list[Program]:
+    return component.branches.programs if hasattr(component, "branches") else []
+
+
+# A failure is logged nowhere but in the history, and a shared program is not described at every failure.
+def _eval(self, env: Environment) -> None:
+    if env.is_running():
+        field = self._field_name()
+        if field is not None:
+            env.next_field_name = field
+        self._eval_body(env)
+
+
+# A branch has no time-out of its own, and a machine's is kept by its Execution, so no thread is spent on either.
+def _eval_program(self, env: Environment) -> None:
+    env.next_state_name = self.start_at.start_at_name
+    EvalComponent.eval(self, env)
+
+
+# Only a state with a TimeoutSeconds needs a thread that can be abandoned.
+def _evaluate_with_timeout(self, env: Environment) -> None:
+    self.timeout.eval(env)
+    seconds = env.stack.pop()
+    frame = env.open_frame()
+    frame.states.reset(input_value=env.states.get_input())
+    frame.stack = list(env.stack)
+    try:
+        if self.timeout.is_default_value():
+            self._eval_execution(frame)
+        else:
+            _call_with_timeout(functools.partial(self._eval_execution, frame), seconds)
+    finally:
+        frame.set_ended()
+        env.close_frame(frame)
+    output = frame.stack.pop()
+    env.stack.append(output)
+    if not self._is_language_query_jsonpath():
+        env.states.set_result(output)
+    for component in (self.assign_decl, self.result_selector, self.result_path):
+        if component:
+            component.eval(env)
+
+
+def _call_with_timeout(function, seconds: float) -> None:
+    failures = []
+
+    def call():
+        try:
+            function()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise EvalTimeoutError()
+    if failures:
+        raise failures[0]
+
+
+# JSONata is evaluated, with the data bound to variables; undefined is an error, as on the service.
+def _eval_jsonata(self, env: Environment) -> None:
+    env.stack.append(templates.evaluate_expression(env, self.expression))
+
+
+# A variable in a JSONPath state ($name.field) is looked up in the same way.
+_eval_variable = _eval_jsonata
+
+
+# States.ALL does not catch the two errors that no retry could mend; States.TaskFailed does not catch time-outs.
+def _eval_error_equals(self, env: Environment) -> None:
+    error, names = env.stack.pop().error_name, [name.error_name for name in self.error_names]
+    env.stack.append(
+        error in names
+        or ("States.ALL" in names and error not in UNCAUGHT_BY_ALL)
+        or ("States.TaskFailed" in names and error not in (*UNCAUGHT_BY_ALL, "States.Timeout"))
+    )
+
+
+# A distributed Map starts a Map Run whose children are executions.
+def _map_evaluator(eval_inline_map):
+    def eval_map(self, env: Environment) -> None:
+        map_state = getattr(self, "map_state", None)
+        if map_state is None:
+            eval_inline_map(self, env)
+        else:
+            run_map(map_state, env)
+
+    return eval_map
+
+
+# A function is invoked without a detour over HTTP; the errors have the names that the service gives them.
+def _invoke_function(server, env: Environment, parameters: dict, region: str, state_credentials) -> None:
+    options = {name: value for name, value in parameters.items() if name not in ("FunctionName", "Payload")}
+    try:
+        outcome = server.functions.invoke(parameters["FunctionName"], parameters.get("Payload", b"{}"), **options)
+    except ServiceError as error:
+        raise _client_error(error.code, error.message, error.status) from error
+    except Exception as error:
+        raise _client_error("SdkClientException", f"Unable to execute HTTP request: {error}", 0) from error
+    payload = json.loads(outcome.payload) if outcome.payload else None
+    if outcome.function_error:
+        raise lambda_eval_utils.LambdaFunctionErrorException(outcome.function_error, json.dumps(payload))
+    env.stack.append(
+        {
+            "ExecutedVersion": outcome.executed_version,
+            "Payload": payload,
+            "SdkHttpMetadata": {"HttpStatusCode": 200},
+            "StatusCode": 200,
+        }
+    )
+
+
+def _client_error(code: str, message: str, status: int) -> ClientError:
+    metadata = {"HTTPStatusCode": status, "RequestId": str(uuid.uuid4())}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "Invoke")
+
+
+# Tasks of other services use this server's address and its key.
+def _client_for(server, region: str, service: str, state_credentials=None):
+    if region == server.region:
+        return server.client(service)
+    raise ServiceError("ValidationException", f"Tasks run in {server.region} only, not in {region}")
+
+
+def _replace_everywhere(name: str, old, new) -> None:
+    """moto's modules import the function itself, so each of them has to be told."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("moto.stepfunctions.parser") and getattr(module, name, None) is old:
+            setattr(module, name, new)
