@@ -3,6 +3,7 @@
 moto is pinned exactly in requirements.txt because of this module.
 """
 
+from moto.awslambda.exceptions import UnknownFunctionException
 from moto.awslambda.models import lambda_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
@@ -18,9 +19,12 @@ def sagemaker(region: str):
     return sagemaker_backends[ACCOUNT][region]
 
 
-def functions(region: str):
-    """moto's Lambda backend of a region: .get_function(name_or_arn, qualifier)."""
-    return lambda_backends[ACCOUNT][region]
+def function(region: str, name: str, qualifier: str | None):
+    """moto's record of a Lambda function's version or alias, of its latest state without one; None if there is none."""
+    try:
+        return lambda_backends[ACCOUNT][region].get_function(name, qualifier)
+    except UnknownFunctionException:
+        return None
 
 
 def step_functions(region: str):
