@@ -44,6 +44,7 @@ class Workflows:
             "ListExecutions": self._list_executions,
             "GetExecutionHistory": self._get_execution_history,
             "DescribeMapRun": self._describe_map_run,
+            "DescribeStateMachineForExecution": self._describe_state_machine_for_execution,
             "ListMapRuns": self._list_map_runs,
         }
         hook(app, before=operations, after={})
@@ -110,6 +111,17 @@ class Workflows:
         if execution.cause is not None:
             answer["cause"] = execution.cause
         return answer
+
+    def _describe_state_machine_for_execution(self, call: dict) -> dict:
+        arn = self._execution(call["executionArn"]).machine.arn.split("/")[0]  # a child's is its parent's, by its label
+        machine = records.step_functions(request_region(self.server.region)).describe_state_machine(arn)
+        return {
+            "stateMachineArn": machine.arn,
+            "name": machine.name,
+            "definition": machine.definition,
+            "roleArn": machine.roleArn,
+            "updateDate": machine.update_date.timestamp(),
+        }
 
     def _list_executions(self, call: dict) -> dict:
         if "mapRunArn" in call:
