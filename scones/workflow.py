@@ -161,7 +161,8 @@ def make_roles(session: Session, prefix: str, bucket: str, endpoint_name: str, f
     partition = "aws"
     at = f"arn:{partition}:{{}}:{session.region_name}:{account}"
     logs = _allow(
-        ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"], f"{at.format('logs')}:log-group:/aws/lambda/*"
+        ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
+        f"{at.format('logs')}:log-group:/aws/lambda/*",
     )
     listing = _allow(["s3:ListBucket"], f"arn:{partition}:s3:::{bucket}")
     reading = _allow(["s3:GetObject"], f"arn:{partition}:s3:::{bucket}/*")
@@ -196,7 +197,11 @@ def tear_down(session: Session, functions: list[str], state_machine_arns: list[s
         try:
             delete()
         except ClientError as error:
-            if error.response["Error"]["Code"] not in ("ResourceNotFoundException", "NoSuchEntity", "StateMachineDoesNotExist"):
+            if error.response["Error"]["Code"] not in (
+                "ResourceNotFoundException",
+                "NoSuchEntity",
+                "StateMachineDoesNotExist",
+            ):
                 problems.append(f"{what}: {error}")
     return problems
 

@@ -1,13 +1,17 @@
-"""ImageDataSerialize: brings an image from S3 as base64, so that it fits into the workflow's payload."""
+"""ImageDataSerialize: brings an image from S3 as base64 text, for the states that follow.
+
+event and result's body: {"image_data": "", "s3_bucket": "...", "s3_key": "...", "inferences": []}
+"""
 
 import base64
 import json
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
-PAYLOAD_LIMIT = 262_144  # bytes that Step Functions takes between two states
+PAYLOAD_BYTES = 262_144  # as base64, with the rest of the event, it must fit what Step Functions passes between states
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
+
 s3 = boto3.client("s3")
 
 
@@ -24,19 +28,42 @@ class NotAnImage(Exception): ...
 
 
 def lambda_handler(event, context):
-    image = read_event(event)
+    request = read_request(event)
+    image = read_image(request["s3_bucket"], request["s3_key"])
+    result = {"statusCode": 200, "body": {**request, "image_data": base64.b64encode(image).decode(), "inferences": []}}
+    if len(json.dumps(result)) > PAYLOAD_BYTES:
+        raise ImageTooLarge(
+            f"{request['s3_key']}: image and event have over {PAYLOAD_BYTES} bytes; use a smaller image"
+        )
+    return result
+
+
+def read_request(event):
+    request = event.get("body", event) if isinstance(event, dict) else event
     try:
-        content = s3.get_object(Bucket=image["s3_bucket"], Key=image["s3_key"])
+        request = json.loads(request) if isinstance(request, str) else request
+    except (ValueError, RecursionError) as error:
+        raise InvalidEvent(f"The body is no JSON: {error}") from None
+    for name in ("s3_bucket", "s3_key"):
+        if not isinstance(request, dict) or not isinstance(request.get(name), str) or not request[name]:
+            raise InvalidEvent(f"The event must be an object with a text {name}")
+    return request
+
+
+def read_image(bucket, key):
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except (ParamValidationError, ValueError) as error:
+        raise ImageNotFound(f"s3://{bucket}/{key} cannot exist: {error}") from None
     except ClientError as error:
-        raise ImageNotFound(f"s3://{image['s3_bucket']}/{image['s3_key']}: {error}") from None
-    if content["ContentLength"] * 4 / 3 > PAYLOAD_LIMIT - 4096:
-        raise ImageTooLarge(f"{content['ContentLength']} bytes")
-    data = content["Body"].read()
-    if not data.startswith(SIGNATURES):
-        raise NotAnImage(image["s3_key"])
-    return {"statusCode": 200, "body": {**image, "image_data": base64.b64encode(data).decode(), "inferences": []}}
-
-
-def read_event(event):
-    body = event.get("body", event)
-    return json.loads(body) if isinstance(body, str) else body
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise
+        raise ImageNotFound(
+            f"s3://{bucket}/{key} is missing, or this function's role may not read it: {error}"
+        ) from None
+    if answer["ContentLength"] > PAYLOAD_BYTES * 3 // 4:
+        raise ImageTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; use a smaller image")
+    image = answer["Body"].read()
+    if not image.startswith(SIGNATURES):
+        raise NotAnImage(f"s3://{bucket}/{key} is neither PNG nor JPEG by its first bytes")
+    return image
