@@ -184,6 +184,7 @@ def fork_workers(control: socket.socket) -> socket.socket:
                     os.close(descriptor)
                 become_worker(output, parent)
                 return socket.socket(fileno=channel)
+            os.setpgid(pid, pid)  # before the server knows the id, so that it finds the group when it kills
             status_pipes[pid] = status
             os.close(channel)
             os.close(output)
@@ -206,7 +207,7 @@ def tell(pipe: int, number: int) -> None:
 
 
 def become_worker(output: int, parent: int) -> None:
-    os.setsid()  # a process group of its own: it is killed with whatever its handler starts
+    os.setpgid(0, 0)  # a process group of its own: it is killed with whatever its handler starts
     end_when_parent_dies(parent)
     os.dup2(output, 1)
     os.dup2(output, 2)
