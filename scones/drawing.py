@@ -49,7 +49,7 @@ COLOURS = {
 }
 SYMBOLS = {"succeeded": "\u2713", "caught": "!", "failed": "\u2717", "in progress": "\u2026", "aborted": "\u25a0"}
 INK, LINE, LAMBDA_ORANGE = "#16191F", "#5F6B7A", "#C45500"
-MARGIN, TITLE_SIZE, TITLE_HEIGHT, LEGEND_HEIGHT, SMALLEST_WIDTH = 18, 12, 18, 20, 400
+MARGIN, TITLE_SIZE, TITLE_HEIGHT, LEGEND_HEIGHT, SMALLEST_WIDTH = 18, 12, 18, 20, 440
 CENTRED = {"ha": "center", "va": "center"}
 CATCH = "way taken on an error"
 CATCH_LINE = {"color": COLOURS["caught"][1], "linewidth": 1.3, "linestyle": (0, (4, 3))}
@@ -272,7 +272,7 @@ class _Picture:
             y += CAPTION_HEIGHT
         if box.has_bar:
             area = (left + 2 * PADDING, y + 3, box.width - 4 * PADDING, BAR_HEIGHT - 4)
-            _paint_shares(axes, self._item_counts(box.path), area)
+            _paint_shares(axes, self._item_counts(box.path), area, shade=1)
             axes.add_patch(Rectangle(area[:2], *area[2:], facecolor="none", edgecolor=LINE, linewidth=0.8))
         if len(outcomes) == 1:
             style = {"color": COLOURS[outcomes[0]][1], "fontsize": NAME_SIZE, "fontweight": "bold"}
@@ -298,13 +298,13 @@ def _legend_width(name: str) -> float:
     return 17 + text_width(name, CAPTION_SIZE) + 14
 
 
-def _paint_shares(axes: Axes, tally: Counter, area: tuple[float, float, float, float], frame=None) -> None:
-    """Fills the area from left to right in proportion to the tally, inside of frame."""
+def _paint_shares(axes: Axes, tally: Counter, area: tuple[float, float, float, float], frame=None, shade: int = 0) -> None:
+    """Fills the area from left to right in proportion to the tally, inside of frame; shade 0 is light, 1 is dark."""
     left, top, width, height = area
     total = sum(tally.values())
     for name in COLOURS:
         share = tally[name] / total * width if total else 0
-        patch = axes.add_patch(Rectangle((left, top), share, height, facecolor=COLOURS[name][0], edgecolor="none"))
+        patch = axes.add_patch(Rectangle((left, top), share, height, facecolor=COLOURS[name][shade], edgecolor="none"))
         if frame is not None:
             patch.set_clip_path(frame)
         left += share
@@ -314,10 +314,13 @@ def _paint_edge(axes: Axes, edge: Edge, left: float, top: float) -> None:
     """Straight where it passes a layer, a bow where it goes from one to the next."""
     points = [(left + x, top + y) for x, y in dict.fromkeys(edge.points)]
     corners, codes = [points[0]], [Curve.MOVETO]
-    for (x, y), (next_x, next_y) in zip(points, points[1:], strict=False):
-        middle = (y + next_y) / 2
-        corners += [(x, middle), (next_x, middle), (next_x, next_y)] if x != next_x else [(next_x, next_y)]
-        codes += [Curve.CURVE4] * 3 if x != next_x else [Curve.LINETO]
+    if edge.is_loop:
+        corners, codes = points, [Curve.MOVETO] + [Curve.CURVE4] * 3
+    else:
+        for (x, y), (next_x, next_y) in zip(points, points[1:], strict=False):
+            middle = (y + next_y) / 2
+            corners += [(x, middle), (next_x, middle), (next_x, next_y)] if x != next_x else [(next_x, next_y)]
+            codes += [Curve.CURVE4] * 3 if x != next_x else [Curve.LINETO]
     style = CATCH_LINE if edge.is_catch else {"color": LINE, "linewidth": 1.3}
     arrow = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
     axes.add_patch(FancyArrowPatch(path=Curve(corners, codes), **arrow, **style))

@@ -49,10 +49,11 @@ class Box:
 
 @dataclass
 class Edge:
-    """A way through points; straight down at each of them. is_catch: taken for an error only."""
+    """A way through points; straight down at each of them. is_catch: taken for an error only. is_loop: back to its box."""
 
     points: list[tuple[float, float]]
     is_catch: bool
+    is_loop: bool = False
 
 
 @dataclass
@@ -140,7 +141,7 @@ def _circle(name: str) -> Box:
 def _state_box(path: Path, state: dict, captions: Captions, has_bar: Callable[[Path], bool]) -> Box:
     name_lines, lines = wrap(path[-1], NAME_LETTERS), captions(path, state)
     names = [text_width(line, NAME_SIZE, bold=True) for line in name_lines]
-    width = max(names + [text_width(line, CAPTION_SIZE) for line in lines]) + 4 * PADDING
+    width = max(names + [text_width(line, CAPTION_SIZE) for line in lines]) + 5 * PADDING
     box = Box(path, name_lines, lines, width, 0, is_lambda(state), has_bar(path))
     box.width += ICON if box.has_icon else 0
     box.height = box.header_height + 2 * PADDING
@@ -154,7 +155,7 @@ def _place_inside(box: Box, scopes: Sequence[Scope]) -> None:
     """Puts scopes side by side below the header; their corners are counted from the box's corner."""
     total = sum(scope.width for scope in scopes) + NODE_GAP * (len(scopes) - 1)
     box.width = max(box.width, total + 2 * CONTAINER_PADDING)
-    left, top = (box.width - total) / 2, box.header_height + 2 * PADDING
+    left, top = (box.width - total) / 2, box.header_height + 3 * PADDING
     for scope in scopes:
         scope.x, scope.y = left, top
         left += scope.width + NODE_GAP
@@ -247,7 +248,8 @@ class _Layers:
             near = self._neighbours(upwards)
             for row in self.rows if upwards else reversed(self.rows):
                 places = {node: place for other in self.rows for place, node in enumerate(other)}
-                row.sort(key=lambda node, places=places, near=near: np.mean([places[n] for n in near[node]] or [places[node]]))
+                means = {node: np.mean([places[other] for other in near[node]] or [places[node]]) for node in row}
+                row.sort(key=means.__getitem__)
             if self._crossings() < fewest:
                 best, fewest = [list(row) for row in self.rows], self._crossings()
         self.rows = best
@@ -307,10 +309,11 @@ class _Layers:
         ports = self._ports()
         for link, chain in self.chains.items():
             upper, lower = self.boxes[chain[0]], self.boxes[chain[-1]]
-            points = [(ports[link, "below"], upper.y + upper.height / 2), (ports[link, "below"], self.bottoms[self.layer[chain[0]]])]
+            below, above = ports[link, "below"], ports[link, "above"]
+            points = [(below, upper.y + upper.height / 2), (below, self.bottoms[self.layer[chain[0]]])]
             for node in chain[1:-1]:
                 points += [(self.x[node], self.tops[node[1]]), (self.x[node], self.bottoms[node[1]])]
-            points += [(ports[link, "above"], self.tops[self.layer[chain[-1]]]), (ports[link, "above"], lower.y - lower.height / 2)]
+            points += [(above, self.tops[self.layer[chain[-1]]]), (above, lower.y - lower.height / 2)]
             edges.append(Edge(points[::-1] if link in self.is_back else points, self.is_catch[link]))
         return edges + [self._loop(self.boxes[name]) for name, _ in self.loops]
 
@@ -329,4 +332,6 @@ class _Layers:
     def _loop(self, box: Box) -> Edge:
         right = box.x + box.width / 2
         quarter = box.height / 4
-        return Edge([(right, box.y + quarter), (right + LOOP_ROOM * 0.7, box.y), (right, box.y - quarter)], False)
+        outside = right + LOOP_ROOM * 0.9
+        points = [(right, box.y + quarter), (outside, box.y + quarter), (outside, box.y - quarter), (right, box.y - quarter)]
+        return Edge(points, is_catch=False, is_loop=True)
