@@ -3,8 +3,11 @@
 moto is pinned exactly in requirements.txt because of this module.
 """
 
+from collections.abc import Callable
+
 from moto.awslambda.exceptions import UnknownFunctionException
-from moto.awslambda.models import lambda_backends
+from moto.awslambda.models import LambdaFunction, lambda_backends
+from moto.events.models import events_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
 from moto.sagemaker.models import sagemaker_backends
@@ -32,6 +35,18 @@ def step_functions(region: str):
     return stepfunctions_parser_backends[ACCOUNT][region]
 
 
+def run_triggered_functions_with(run: Callable[[str, str, bytes], tuple[bytes, str | None]]) -> None:
+    """Has moto's triggers (S3, SNS, SQS, EventBridge ...) call run(ARN, region, event) -> (payload, error or None)."""
+
+    def invoke(record: LambdaFunction, event: str, request_headers: dict, response_headers: dict) -> bytes:
+        payload, error = run(record.function_arn, record.region, event.encode())
+        if error:
+            response_headers["x-amz-function-error"] = error
+        return payload
+
+    LambdaFunction.invoke = invoke
+
+
 def has_access_key(access_key_id: str) -> bool:
     """Whether this server's IAM or STS issued that key."""
     return access_key_id in iam_backends[ACCOUNT]["aws"].access_keys
@@ -55,3 +70,9 @@ def put_log_lines(region: str, group: str, stream: str, lines: list[tuple[int, s
     logs.ensure_log_group(group)
     logs.ensure_log_stream(group, stream)
     logs.put_log_events(group, stream, [{"timestamp": moment, "message": text} for moment, text in lines])
+
+
+def event_rules(region: str) -> list:
+    """The enabled rules of EventBridge's default bus: .event_pattern, .targets, .send_to_targets(event)."""
+    rules = events_backends[ACCOUNT][region].event_buses["default"].rules.values()
+    return [rule for rule in rules if rule.state == "ENABLED"]

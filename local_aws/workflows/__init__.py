@@ -1,26 +1,28 @@
-"""Step Functions' executions: state machines are moto's records, what runs them is here.
+"""Step Functions' executions: state machines are moto's records; checking and running them is done here.
 
-What Step Functions does that this does not: activities, redriving, logging to CloudWatch Logs, tracing, encryption and
-TestState. Quotas on rates are not kept.
+What Step Functions does that this does not: activities, redriving, TestState, logging to CloudWatch Logs, tracing,
+encryption, quotas on rates. Roles are kept and not enforced. StartSyncExecution goes to the host sync-<endpoint>, which
+does not exist here: set AWS_DISABLE_HOST_PREFIX_INJECTION=true, or inject_host_prefix=False in the client's Config.
 """
 
 import json
+import random
 import threading
-import time
-import uuid
 
 from flask import Flask
 
 from local_aws import records
 from local_aws.json_protocol import ServiceError, hook, request_region
+from local_aws.workflows.api import Api
 from local_aws.workflows.deadlines import Deadlines
 from local_aws.workflows.execution import Archive, Execution, Machine
 from local_aws.workflows.map_run import MapRun
 from local_aws.workflows.moto_interpreter import install, parse
+from local_aws.workflows.status_events import StatusEvents
 
 
 class Workflows:
-    """The executions and Map Runs of one server."""
+    """The executions and Map Runs of one server, by their ARNs."""
 
     account = records.ACCOUNT
 
@@ -28,164 +30,118 @@ class Workflows:
         self.server = server
         self.archive = Archive(server.run_folder / "executions")
         self.deadlines = Deadlines()
+        self._events = StatusEvents(server)
         self._executions: dict[str, Execution] = {}
         self._map_runs: dict[str, MapRun] = {}
         self._lock = threading.Lock()
-        server.at_stop(self.archive.close)
         install(server)
 
     def attach(self, service: str, app: Flask) -> None:
-        if service != "stepfunctions":
-            return
-        operations = {
-            "StartExecution": self._start_execution,
-            "StopExecution": self._stop_execution,
-            "DescribeExecution": self._describe_execution,
-            "ListExecutions": self._list_executions,
-            "GetExecutionHistory": self._get_execution_history,
-            "DescribeMapRun": self._describe_map_run,
-            "DescribeStateMachineForExecution": self._describe_state_machine_for_execution,
-            "ListMapRuns": self._list_map_runs,
-        }
-        hook(app, before=operations, after={})
+        if service == "stepfunctions":
+            hook(app, before=Api(self).operations, after={"DeleteStateMachine": self._forget})
 
-    def add(self, execution: Execution) -> None:
+    def start(self, machine: Machine, name: str, text: str) -> Execution:
+        """Starts an execution, or returns the one that already runs with this name and this input."""
+        execution = Execution(self, machine, name, text)
         with self._lock:
-            self._executions[execution.arn] = execution
+            existing = self._executions.setdefault(execution.arn, execution)
+        if existing is execution:
+            execution.start()
+        elif existing.status != "RUNNING" or existing.content()["input"] != text:
+            raise ServiceError("ExecutionAlreadyExists", f"Execution Already Exists: '{existing.arn}'")
+        return existing
+
+    def run(self, machine: Machine, name: str, text: str) -> Execution:
+        """Runs an execution of an EXPRESS machine to its end."""
+        execution = Execution(self, machine, name, text)
+        execution.start()
+        execution.wait()
+        return execution
+
+    def add(self, child: Execution) -> None:
+        with self._lock:
+            self._executions[child.arn] = child
 
     def add_map_run(self, map_run: MapRun) -> None:
         with self._lock:
             self._map_runs[map_run.arn] = map_run
 
     def status_changed(self, execution: Execution) -> None:
-        pass
+        """Called by an execution when it has started and when it has ended."""
+        if execution.machine.type == "STANDARD":
+            self._events.send(execution)
 
-    def _start_execution(self, call: dict) -> dict:
-        machine = self._machine(call["stateMachineArn"])
-        name = call.get("name") or str(uuid.uuid4())
-        text = call.get("input") or "{}"
-        _check_input(text)
-        execution = Execution(self, machine, name, text)
-        with self._lock:
-            existing = self._executions.setdefault(execution.arn, execution)
-        if existing is not execution:
-            if existing.status != "RUNNING" or json.loads(existing.content()["input"]) != json.loads(text):
-                raise ServiceError("ExecutionAlreadyExists", f"Execution Already Exists: '{existing.arn}'")
-            return {"executionArn": existing.arn, "startDate": existing.start_date}
-        execution.start()
-        return {"executionArn": execution.arn, "startDate": execution.start_date}
-
-    def _machine(self, arn: str) -> Machine:
-        backend = records.step_functions(request_region(self.server.region))
-        for record in backend.state_machines:
-            if record.arn == arn:
-                definition = json.loads(record.definition)
-                return Machine(
-                    arn=record.arn,
-                    name=record.name,
-                    type=record.type or "STANDARD",
-                    role_arn=record.roleArn,
-                    program=parse(record.definition),
-                    timeout_seconds=definition.get("TimeoutSeconds"),
-                )
-        raise ServiceError("StateMachineDoesNotExist", f"State Machine Does Not Exist: '{arn}'")
-
-    def _execution(self, arn: str) -> Execution:
-        if arn not in self._executions:
+    def execution(self, arn: str) -> Execution:
+        found = self._executions.get(arn)
+        if found is None:
             raise ServiceError("ExecutionDoesNotExist", f"Execution Does Not Exist: '{arn}'")
-        return self._executions[arn]
+        return found
 
-    def _stop_execution(self, call: dict) -> dict:
-        execution = self._execution(call["executionArn"])
-        execution.stop(call.get("error"), call.get("cause"))
-        return {"stopDate": execution.stop_date or time.time()}
+    def executions_of(self, machine: Machine) -> list[Execution]:
+        """Oldest first."""
+        with self._lock:
+            return [each for each in self._executions.values() if each.machine.arn == machine.arn]
 
-    def _describe_execution(self, call: dict) -> dict:
-        execution = self._execution(call["executionArn"])
-        content = execution.content()
-        answer = {**_summary(execution), "input": content["input"], "inputDetails": {"included": True}}
-        if content["output"] is not None:
-            answer.update(output=content["output"], outputDetails={"included": True})
-        if execution.error is not None:
-            answer["error"] = execution.error
-        if execution.cause is not None:
-            answer["cause"] = execution.cause
-        return answer
-
-    def _describe_state_machine_for_execution(self, call: dict) -> dict:
-        arn = self._execution(call["executionArn"]).machine.arn.split("/")[0]  # a child's is its parent's, by its label
-        machine = records.step_functions(request_region(self.server.region)).describe_state_machine(arn)
-        return {
-            "stateMachineArn": machine.arn,
-            "name": machine.name,
-            "definition": machine.definition,
-            "roleArn": machine.roleArn,
-            "updateDate": machine.update_date.timestamp(),
-        }
-
-    def _list_executions(self, call: dict) -> dict:
-        if "mapRunArn" in call:
-            found = list(self._map_run(call["mapRunArn"]).children)
-        else:
-            found = [each for each in list(self._executions.values()) if each.machine.arn == call["stateMachineArn"]]
-        return {"executions": [_summary(each) for each in reversed(found)]}
-
-    def _get_execution_history(self, call: dict) -> dict:
-        return {"events": self._execution(call["executionArn"]).content()["events"]}
-
-    def _map_run(self, arn: str) -> MapRun:
-        if arn not in self._map_runs:
+    def map_run(self, arn: str) -> MapRun:
+        found = self._map_runs.get(arn)
+        if found is None:
             raise ServiceError("ResourceNotFound", f"Resource not found: '{arn}'")
-        return self._map_runs[arn]
+        return found
 
-    def _describe_map_run(self, call: dict) -> dict:
-        run = self._map_run(call["mapRunArn"])
-        return {
-            **_map_run_summary(run),
-            "status": run.status,
-            "maxConcurrency": run.max_concurrency,
-            "toleratedFailureCount": run.tolerated_count or 0,
-            "toleratedFailurePercentage": run.tolerated_percentage or 0,
-            "itemCounts": dict(run.item_counts),
-            "executionCounts": dict(run.execution_counts),
-            "redriveCount": 0,
-        }
+    def waiting_task(self, token: str):
+        """moto's end point of the task that waits for this token."""
+        with self._lock:
+            environments = [each.environment for each in self._executions.values() if each.environment is not None]
+        for environment in environments:
+            if waiting := environment.callback_pool_manager.get(token):
+                return waiting
+        raise ServiceError("InvalidToken", f"Invalid Token: '{token}'")
 
-    def _list_map_runs(self, call: dict) -> dict:
-        runs = self._execution(call["executionArn"]).map_runs
-        return {"mapRuns": [_map_run_summary(run) for run in runs]}
+    def find_machine(self, name: str):
+        """moto's record of the state machine with that name, None where there is none."""
+        machines = records.step_functions(request_region(self.server.region)).state_machines
+        return next((record for record in machines if record.name == name), None)
+
+    def machine(self, arn: str) -> Machine:
+        """A state machine as it is now, given its own ARN or that of a version or an alias."""
+        parts = arn.split(":")
+        record = self.find_machine(parts[6]) if len(parts) > 6 else None
+        if record is None or len(parts) > 8:
+            raise ServiceError("StateMachineDoesNotExist", f"State Machine Does Not Exist: '{arn}'")
+        version_arn = alias_arn = None
+        source = record
+        if len(parts) == 8:
+            alias = record.aliases.get(parts[7])
+            alias_arn, version_arn = (arn, _routed(alias)) if alias else (None, arn)
+            source = next((each for each in record.versions.values() if each.arn == version_arn), None)
+            if source is None:
+                raise ServiceError("StateMachineDoesNotExist", f"State Machine Does Not Exist: '{arn}'")
+        return Machine(
+            arn=record.arn,
+            name=record.name,
+            type=record.type or "STANDARD",
+            role_arn=source.roleArn,
+            definition=source.definition,
+            update_date=(record.update_date or record.creation_date).timestamp(),
+            program=parse(source.definition),
+            timeout_seconds=json.loads(source.definition).get("TimeoutSeconds"),
+            version_arn=version_arn,
+            alias_arn=alias_arn,
+        )
+
+    def _forget(self, call: dict) -> None:
+        """A deleted state machine's executions go with it; those that run are stopped."""
+        arn = call["stateMachineArn"]
+        with self._lock:
+            gone = [each for each in self._executions.values() if each.machine.arn.split("/")[0] == arn]
+            for execution in gone:
+                del self._executions[execution.arn]
+        for execution in gone:
+            execution.stop()
 
 
-def _check_input(text: str) -> None:
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise ServiceError("InvalidExecutionInput", f"Invalid State Machine Execution Input: '{error}'") from error
-
-
-def _summary(execution: Execution) -> dict:
-    summary = {
-        "executionArn": execution.arn,
-        "stateMachineArn": execution.machine.arn,
-        "name": execution.name,
-        "status": execution.status,
-        "startDate": execution.start_date,
-        "redriveCount": 0,
-    }
-    if execution.stop_date is not None:
-        summary["stopDate"] = execution.stop_date
-    if execution.map_run is not None:
-        summary["mapRunArn"] = execution.map_run.arn
-    return summary
-
-
-def _map_run_summary(run: MapRun) -> dict:
-    summary = {
-        "executionArn": run.execution.arn,
-        "mapRunArn": run.arn,
-        "stateMachineArn": run.machine_arn,
-        "startDate": run.start_date,
-    }
-    if run.stop_date is not None:
-        summary["stopDate"] = run.stop_date
-    return summary
+def _routed(alias) -> str:
+    routes = alias.routing_configuration
+    return random.choices([route["stateMachineVersionArn"] for route in routes], [route["weight"] for route in routes])[
+        0
+    ]

@@ -30,6 +30,8 @@ class Machine:
     name: str
     type: str
     role_arn: str
+    definition: str
+    update_date: float
     program: Program
     timeout_seconds: float | None = None
     version_arn: str | None = None

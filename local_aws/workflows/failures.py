@@ -19,7 +19,7 @@ class QueryFailed(FailureEventException):
 
 
 def query_failed(env: Environment, cause: str) -> QueryFailed:
-    """Records the EvaluationFailed event, as the service does wherever an expression fails, and returns the exception."""
+    """The exception for an expression that failed; its EvaluationFailed event is recorded here."""
     details = EventDetails(
         evaluationFailedEventDetails={"error": QUERY_ERROR, "cause": cause, "state": env.next_state_name}
     )

@@ -41,7 +41,7 @@ def evaluate(expression: str, variables: dict):
     try:
         result = _evaluate(expression, {name: _bindable(value) for name, value in variables.items()})
     except Exception as error:
-        raise EvaluationFailed(f"The JSONata expression '{expression}' threw an error during evaluation: {error}") from error
+        raise EvaluationFailed(f"The JSONata expression '{expression}' threw an error: {error}") from error
     if result is None:
         raise EvaluationFailed(f"The JSONata expression '{expression}' returned nothing (undefined).")
     try:

@@ -77,9 +77,7 @@ def run_map(state: MapState, env: Environment) -> None:
 
 
 def _event(env: Environment, kind: HistoryEventType, update_source_event_id: bool = True, **details) -> None:
-    env.event_manager.add_event(
-        env.event_history_context, kind, details, update_source_event_id=update_source_event_id
-    )
+    env.event_manager.add_event(env.event_history_context, kind, details, update_source_event_id=update_source_event_id)
 
 
 def _inline_items(state: MapState, env: Environment) -> list:
@@ -107,6 +105,7 @@ class MapRun:
         self._machine = self._child_machine()
         self.arn = f"{self._machine.arn.replace(':stateMachine:', ':mapRun:')}:{uuid.uuid4()}"
         self._changed = threading.Condition()
+        self._threads = 0
         self._stopping = False
         self._failure: Exception | None = None
         self._places: dict[str, tuple[int, int]] = {}  # the index and the number of items of each running child
@@ -120,6 +119,8 @@ class MapRun:
             name=f"{parent.name}/{label}",
             type=self._state.child_type,
             role_arn=parent.role_arn,
+            definition=json.dumps(self._state.fields["ItemProcessor"]),
+            update_date=parent.update_date,
             program=self._state.program,
         )
 
@@ -134,17 +135,19 @@ class MapRun:
                 items = read_items(self._state, self._env, self.execution.workflows.server)
         except ReadFailed as error:
             raise map_run_failed(self._env, "States.ItemReaderFailed", str(error)) from error
-        inputs = self._inputs(items)
+        self._inputs = enumerate(self._make_inputs(items))
         self._results = results_of(self._state, self._env, self)
-        self._run_children(inputs)
+        self._run_children()
         if self._failure:
             raise self._failure
+        if self.status == "ABORTED":
+            return None
         try:
             return self._results.output()
         except WriteFailed as error:
             raise map_run_failed(self._env, "States.ResultWriterFailed", str(error)) from error
 
-    def _inputs(self, items: list) -> Iterator[tuple[int, object]]:
+    def _make_inputs(self, items: list) -> Iterator[tuple[int, object]]:
         """(number of items, input) of each child, made when it is asked for; sets the counts."""
         inputs = (self._input(index, item) for index, item in enumerate(items))
         counted: Iterator = ((1, child_input) for child_input in inputs)
@@ -167,34 +170,37 @@ class MapRun:
         finally:
             self._env.delete_frame(frame)
 
-    def _run_children(self, inputs: Iterator) -> None:
-        numbered = enumerate(inputs)
-        wanted = min(self.max_concurrency or THREADS, THREADS, self.execution_counts["total"])
-        for number in range(wanted):
-            threading.Thread(
-                target=self._work, args=(numbered,), name=f"map run {self.arn[-8:]}-{number}", daemon=True
-            ).start()
+    def _run_children(self) -> None:
         with self._changed:
+            self._start_threads()
             self._changed.wait_for(self._is_over)
+
+    def _start_threads(self) -> None:
+        for _ in range(min(self._allowed_threads(), self.execution_counts["pending"]) - self._threads):
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"map run {self.arn[-8:]}", daemon=True).start()
+
+    def _allowed_threads(self) -> int:
+        return min(self.max_concurrency or THREADS, THREADS)
 
     def _is_over(self) -> bool:
         return self._places == {} and (self._stopping or self.execution_counts["pending"] == 0)
 
-    def _work(self, numbered: Iterator) -> None:
+    def _work(self) -> None:
         """One thread: runs one child after the other."""
-        while child := self._next_child(numbered):
+        while child := self._next_child():
             child.run()
 
-    def _next_child(self, numbered: Iterator) -> Execution | None:
+    def _next_child(self) -> Execution | None:
         with self._changed:
-            if self._stopping:
+            if self._stopping or self.execution_counts["pending"] == 0 or self._threads > self._allowed_threads():
+                self._threads -= 1
                 return None
             try:
-                index, (size, child_input) = next(numbered, (None, (0, None)))
+                index, (size, child_input) = next(self._inputs)
             except FailureEventException as failure:
                 self._stop(failure)
-                return None
-            if index is None:
+                self._threads -= 1
                 return None
             child = Execution(
                 self.execution.workflows, self._machine, str(uuid.uuid4()), json.dumps(child_input), map_run=self
@@ -263,6 +269,29 @@ class MapRun:
         """Counts what the result files hold: every child that has ended."""
         for counts in (self.item_counts, self.execution_counts):
             counts["resultsWritten"] = sum(counts[name] for name in COUNTED_AS.values())
+
+    def update(self, max_concurrency: int | None, tolerated_count: int | None, tolerated_percentage: float | None):
+        """What is None stays as it is."""
+        with self._changed:
+            if tolerated_count is not None:
+                self.tolerated_count = tolerated_count
+            if tolerated_percentage is not None:
+                self.tolerated_percentage = tolerated_percentage
+            if max_concurrency is not None:
+                self.max_concurrency = max_concurrency
+                self._start_threads()
+
+    def describe(self) -> dict:
+        with self._changed:
+            return {
+                "status": self.status,
+                "maxConcurrency": self.max_concurrency,
+                "toleratedFailureCount": int(self.tolerated_count or 0),
+                "toleratedFailurePercentage": self.tolerated_percentage or 0,
+                "itemCounts": dict(self.item_counts),
+                "executionCounts": dict(self.execution_counts),
+                "redriveCount": 0,
+            }
 
 
 def _no_counts() -> dict[str, int]:

@@ -24,6 +24,7 @@ from moto.stepfunctions.parser.asl.component.program.program import Program
 from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
 from moto.stepfunctions.parser.asl.component.state.exec.state_map.state_map import StateMap
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_lambda
 from moto.stepfunctions.parser.asl.eval.environment import Environment
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.asl.utils import boto_client, json_path
@@ -49,6 +50,11 @@ DISTRIBUTED_MAP_FIELDS = (
     "ToleratedFailureCountPath",
     "Label",
 )
+INVOKE_OPTIONS = {
+    "Qualifier": "qualifier",
+    "ClientContext": "client_context",
+    "InvocationType": "invocation_type",
+}
 UNCAUGHT_BY_ALL = ("States.DataLimitExceeded", "States.Runtime")
 
 _parsing = threading.Lock()
@@ -67,6 +73,7 @@ def install(server) -> None:
     CustomErrorName.__init__ = ErrorName.__init__
     ErrorEqualsDecl._eval_body = _eval_error_equals
     StateMap._eval_execution = _map_evaluator(StateMap._eval_execution)
+    state_task_service_lambda._SUPPORTED_API_PARAM_BINDINGS["invoke"].add("InvocationType")
     lambda_eval_utils.execute_lambda_function_integration = functools.partial(_invoke_function, server)
     json_path.parse = functools.lru_cache(maxsize=4096)(json_path.parse)
     _replace_everywhere("boto_client_for", boto_client.boto_client_for, functools.partial(_client_for, server))
@@ -214,22 +221,27 @@ def _map_evaluator(eval_inline_map):
 
 # A function is invoked without a detour over HTTP; the errors have the names that the service gives them.
 def _invoke_function(server, env: Environment, parameters: dict, region: str, state_credentials) -> None:
-    options = {name: value for name, value in parameters.items() if name not in ("FunctionName", "Payload")}
+    options = {INVOKE_OPTIONS[name]: value for name, value in parameters.items() if name in INVOKE_OPTIONS}
     try:
-        outcome = server.functions.invoke(parameters["FunctionName"], parameters.get("Payload", b"{}"), **options)
+        outcome = server.functions.invoke(
+            parameters["FunctionName"], parameters.get("Payload", b"{}"), region=region or server.region, **options
+        )
     except ServiceError as error:
         raise _client_error(error.code, error.message, error.status) from error
     except Exception as error:
         raise _client_error("SdkClientException", f"Unable to execute HTTP request: {error}", 0) from error
-    payload = json.loads(outcome.payload) if outcome.payload else None
+    payload = json.loads(outcome.payload) if outcome.payload else {}
     if outcome.function_error:
-        raise lambda_eval_utils.LambdaFunctionErrorException(outcome.function_error, json.dumps(payload))
+        cause = json.dumps(payload, separators=(",", ":"))
+        raise lambda_eval_utils.LambdaFunctionErrorException(outcome.function_error, cause)
+    status = 202 if options.get("invocation_type") == "Event" else 200
     env.stack.append(
         {
             "ExecutedVersion": outcome.executed_version,
             "Payload": payload,
-            "SdkHttpMetadata": {"HttpStatusCode": 200},
-            "StatusCode": 200,
+            "SdkHttpMetadata": {"HttpStatusCode": status},
+            "SdkResponseMetadata": {"RequestId": outcome.request_id},
+            "StatusCode": status,
         }
     )
 

@@ -71,7 +71,7 @@ class ResultFiles:
     def _append(self, name: str, entry: str) -> None:
         file = self._files.get(name)
         if file is None:
-            file = self._files[name] = tempfile.SpooledTemporaryFile(
+            file = self._files[name] = tempfile.SpooledTemporaryFile(  # noqa: SIM115, closed by _upload
                 IN_MEMORY_BYTES, dir=self._map_run.execution.workflows.server.run_folder
             )
             file.write(b"" if self._is_lines else b"[")
