@@ -10,6 +10,8 @@ What Lambda does that this does not:
 - The waits between the tries of an Event invocation that ends in an error: AWS tries twice more, after 1 and after
   2 minutes; here at once. While throttled, AWS tries for 6 hours, waiting from 1 second up to 5 minutes; here each
   second, for as long. Destinations, dead-letter queues and event invoke configurations have no effect.
+- Triggers (S3, SNS, SQS, EventBridge and what else moto knows) run a function once, while the call that set them off
+  waits; AWS queues the event for it and tries again.
 - Logs appear when an invocation ends, and not while it runs.
 - Refused by name: other runtimes than Python, container images, layers, streamed responses.
 """
@@ -36,7 +38,8 @@ from local_aws.functions.pool import CAP, Pool, Throttled
 from local_aws.functions.worker import Worker, new_starter
 from local_aws.json_protocol import ServiceError, request_region
 
-INVOCATIONS = re.compile(r"/2015-03-31/functions/([^/]+)/invocations/?")
+FUNCTIONS = "/2015-03-31/functions"
+INVOCATIONS = re.compile(FUNCTIONS + r"/([^/]+)/invocations/?")
 PAYLOAD_LIMITS = {"RequestResponse": 6 << 20, "Event": 1 << 20, "DryRun": 6 << 20}  # bytes
 STATUS = {"RequestResponse": 200, "Event": 202, "DryRun": 204}
 TRIES_OF_AN_EVENT = 3
@@ -60,11 +63,13 @@ class Functions:
         self._closed = threading.Event()
         self._paths = PathsOfAws(folder / "task-roots", self._starter.runtime_folder)
         self._role_credentials = cache(records.assume_role)
+        records.run_triggered_functions_with(self._run_triggered)
         server.at_stop(self._close)
 
     def attach(self, service: str, app: Flask) -> None:
         if service == "awslambda":
             app.before_request(self._answer_invoke)
+            app.after_request(self._prepare_for_function)
 
     def invoke(
         self,
@@ -122,6 +127,11 @@ class Functions:
             headers["X-Amz-Log-Result"] = base64.b64encode(outcome.log_tail).decode()
         return Response(outcome.payload, STATUS[invocation_type], headers, content_type="application/json")
 
+    def _prepare_for_function(self, response: Response) -> Response:
+        if response.status_code == 201 and request.path.rstrip("/") == FUNCTIONS:
+            self._starter.prepare()
+        return response
+
     def _run(self, invocation: Invocation) -> Outcome:
         trace = new_trace(invocation.caller_trace)
         is_nested = invocation.caller_trace in self._traces
@@ -134,6 +144,13 @@ class Functions:
         finally:
             self._traces.discard(trace)
 
+    def _run_triggered(self, arn: str, region: str, event: bytes) -> tuple[bytes, str | None]:
+        try:
+            outcome = self.invoke(arn, event, region=region)
+        except ServiceError as error:
+            return error.message.encode(), error.code
+        return outcome.payload, outcome.function_error
+
     def _run_event(self, invocation: Invocation) -> None:
         deadline = time.monotonic() + EVENT_AGE_SECONDS
         failures = 0
@@ -144,15 +161,19 @@ class Functions:
                 failures += 1
             except Throttled:
                 self._closed.wait(1)
+            except ServiceError:
+                failures += 1
 
     def _start_worker(self, function: FunctionVersion) -> Worker:
+        log_stream = new_stream_name(function)
         try:
             root = self._task_roots.unpack(function.code)
+            environment = self._environment(function, str(root), log_stream)
+            return Worker(self._starter, function, environment, log_stream, self._temporary_folder)
         except BadPackage as error:
             raise ServiceError("InvalidZipFileException", str(error), 502) from error
-        log_stream = new_stream_name(function)
-        environment = self._environment(function, str(root), log_stream)
-        return Worker(self._starter, function, environment, log_stream, self._temporary_folder)
+        except OSError as error:  # a full disk, too many processes
+            raise ServiceError("ServiceException", f"No worker could be started: {error}", 500) from error
 
     def _environment(self, function: FunctionVersion, task_root: str, log_stream: str) -> dict[str, str]:
         """What a worker has in its environment: AWS's variables win over the function's own, but for a few."""

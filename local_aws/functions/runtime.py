@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 HEADER = struct.Struct(">II")
 RESPONSE_LIMIT = 6291556  # bytes
@@ -105,6 +106,7 @@ def run_function(channel: socket.socket) -> None:
     function, _ = connection.receive()
     os.environ.clear()
     os.environ.update(function["environment"])
+    time.tzset()
     root = os.environ["LAMBDA_TASK_ROOT"]
     os.chdir(root)
     sys.path.insert(0, root)
@@ -176,7 +178,10 @@ def fork_workers(control: socket.socket) -> socket.socket:
                 os._exit(0)
             channel, output, status = descriptors
             parent = os.getpid()
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:  # too many processes; the status pipe that closes without an id says so
+                pid = None
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -184,10 +189,13 @@ def fork_workers(control: socket.socket) -> socket.socket:
                     os.close(descriptor)
                 become_worker(output, parent)
                 return socket.socket(fileno=channel)
-            os.setpgid(pid, pid)  # before the server knows the id, so that it finds the group when it kills
-            status_pipes[pid] = status
             os.close(channel)
             os.close(output)
+            if pid is None:
+                os.close(status)
+                continue
+            os.setpgid(pid, pid)  # before the server knows the id, so that it finds the group when it kills
+            status_pipes[pid] = status
             tell(status, pid)
 
 

@@ -1,5 +1,6 @@
 """Worker processes from the server's side: how one is started, invoked, watched and ended."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -19,7 +20,16 @@ from local_aws.functions.runtime import pack_frame, unpack_frame
 
 RUNTIME = Path(__file__).parent / "runtime.py"
 RUNTIME_PACKAGES = (
-    "boto3 botocore s3transfer jmespath dateutil urllib3 six simplejson awslambdaric snapshot_restore_py".split()
+    "awslambdaric",
+    "boto3",
+    "botocore",
+    "dateutil",
+    "jmespath",
+    "s3transfer",
+    "simplejson",
+    "six",
+    "snapshot_restore_py",
+    "urllib3",
 )
 EXIT_SECONDS = 5  # within which a process that closed its socket, or was killed, is gone
 
@@ -28,7 +38,7 @@ EXIT_SECONDS = 5  # within which a process that closed its socket, or was killed
 class Answer:
     """What a worker did: "ready", "result", "error", "init error", "exit" or "timeout".
 
-    body is what it sent with that, status the exit status of one that ended: negative for a signal, as subprocess has it.
+    body is what it sent with that; status the exit status of one that ended, negative for a signal as in subprocess.
     """
 
     kind: str
@@ -62,6 +72,9 @@ class Worker:
         os.set_blocking(self._output_pipe, False)
         try:
             self._process = starter.start(theirs, their_output)
+        except OSError:
+            self._release()
+            raise
         finally:
             theirs.close()
             os.close(their_output)
@@ -85,7 +98,7 @@ class Worker:
         return not probe.poll(0)
 
     def initialise(self, timeout: float) -> Answer:
-        """Waits until the function's module is imported; timeout in seconds. After any answer but "ready" it is of no use."""
+        """Waits until the function is imported; timeout in seconds. After any answer but "ready" it is of no use."""
         answer = self._answer(time.monotonic() + timeout)
         self.is_initialised = answer.kind == "ready"
         return answer
@@ -111,6 +124,9 @@ class Worker:
         self._is_closed = True
         self.kill()
         self._process.close()
+        self._release()
+
+    def _release(self) -> None:
         self._channel.close()
         os.close(self._output_pipe)
         shutil.rmtree(self._temporary_folder, ignore_errors=True)
@@ -169,11 +185,11 @@ class Worker:
 
     def kill(self) -> None:
         """Kills the process and its process group; an invocation under way ends with the answer "exit"."""
-        try:
+        # Where nothing is left to kill this is a ProcessLookupError, on macOS a PermissionError.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # all gone; macOS says PermissionError where only zombies are left
-            pass
-        self._process.wait(EXIT_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_SECONDS)
 
 
 class StartedProcess(subprocess.Popen):
@@ -196,6 +212,9 @@ class Starter:
     def runtime_folder(self) -> Path:
         """Holds what AWS has in /var/runtime, and nothing else that is installed here."""
         return self._runtime_folder
+
+    def prepare(self) -> None:
+        """Called when a function is made, ahead of its first worker; there is nothing to prepare here."""
 
     def start(self, channel: socket.socket, output: int) -> "StartedProcess | ForkedProcess":
         return self._run("worker", channel, stdin=subprocess.PIPE, stdout=output, stderr=output)
@@ -226,12 +245,15 @@ class ForkingStarter(Starter):
         self._control: socket.socket | None = None
         self._is_closed = False
 
+    def prepare(self) -> None:
+        """Starts the process that forks, which takes most of a second to load boto3."""
+        with self._lock:
+            self._ensure_parent()
+
     def start(self, channel: socket.socket, output: int) -> "ForkedProcess":
         reader, writer = os.pipe()
         try:
             with self._lock:
-                if self._is_closed:
-                    raise ChildProcessError("The local AWS is stopping")
                 self._ensure_parent()
                 socket.send_fds(self._control, [b"fork"], [channel.fileno(), output, writer])
         finally:
@@ -247,6 +269,8 @@ class ForkingStarter(Starter):
                 self._parent.wait()
 
     def _ensure_parent(self) -> None:
+        if self._is_closed:
+            raise ChildProcessError("The local AWS is stopping")
         if self._parent is not None and self._parent.poll() is None:
             return
         if self._control is not None:
@@ -260,12 +284,12 @@ class ForkedProcess:
     """A process that another one forked, known by the pipe that tells its id and, at the end, its exit status."""
 
     def __init__(self, status_pipe: int):
-        self._pipe = open(status_pipe, "rb", buffering=0)
+        self._pipe = open(status_pipe, "rb", buffering=0)  # noqa: SIM115, open until close()
         self._status: int | None = None
         line = self._pipe.readline()
         if not line:
             self.close()
-            raise ChildProcessError("The process that forks the Lambda workers has ended; the next call starts another")
+            raise ChildProcessError("The process that forks the Lambda workers could not do so; try again")
         self.pid = int(line)
 
     def wait(self, timeout: float) -> int:
