@@ -175,6 +175,7 @@ def _receive(url: str, file: IO[bytes]) -> None:
                     raise OSError(f"it is larger than {MAX_ARCHIVE_BYTES} bytes")
     if length and received != length:
         raise OSError(f"it broke off after {received} of {length} bytes")
+    file.flush()
 
 
 @contextmanager
