@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +244,15 @@ def test_a_package_in_the_zip_is_used_and_goes_before_the_runtime_s(client, crea
         "helper/names.py": "NAME = 'scone'\n",
     }
     assert result_of(client, create(files)) == ["of the zip", "scone"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_forked_worker_has_boto3_loaded_before_the_function_is_imported(client, create):
+    source = f"import sys\nloaded = 'boto3' in sys.modules\n{HANDLER}    return loaded\n"
+    first = create(source)
+    assert result_of(client, first)
+    client.update_function_configuration(FunctionName=first, MemorySize=256)  # a second worker on the same folder
+    assert result_of(client, first)
 
 
 def test_the_handler_s_folder_is_the_working_directory_and_temporary_files_are_the_worker_s_own(client, create):

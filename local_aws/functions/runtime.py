@@ -124,11 +124,16 @@ def run_function(channel: socket.socket) -> None:
 
 def forget_packages_that_the_function_brings(root: str) -> None:
     """A boto3 of the function's own goes before the runtime's, also where that one is loaded already."""
-    shipped = set(os.listdir(sys.path[-1]))
-    if shipped & set(os.listdir(root)):
+    runtime_folder = sys.path[-1]
+    shipped = top_level_modules(runtime_folder)
+    if shipped & top_level_modules(root):
         for name in list(sys.modules):
-            if name.partition(".")[0] in shipped or f"{name}.py" in shipped:
+            if name.partition(".")[0] in shipped:
                 del sys.modules[name]
+
+
+def top_level_modules(folder: str) -> set[str]:
+    return {name.removesuffix(".py") for name in os.listdir(folder)} - {"__pycache__"}
 
 
 def load_what_handlers_use() -> None:
