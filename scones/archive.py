@@ -51,7 +51,9 @@ def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split
     a class that CIFAR-100 has not.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no archive {path}. Give the path of a cifar-100-python.tar.gz, or none at all.")
+        raise FileNotFoundError(
+            f"There is no archive {path}. Give the path of a cifar-100-python.tar.gz, or none at all."
+        )
     try:
         tables = dict(_tables(Path(path)))
         names = [name.decode() for name in tables["meta"][b"fine_label_names"]]
@@ -111,9 +113,13 @@ def _select(pixels: np.ndarray, fine_labels: np.ndarray, names: list[str], place
     kept = [names[row] for row in rows]
     wrong = [name for name in kept if not FILE_NAME.fullmatch(name)]
     if wrong or len(set(kept)) != len(kept):
-        raise ArchiveRefused(f"The archive names an image {wrong[0]!r}" if wrong else "The archive names an image twice")
+        raise ArchiveRefused(
+            f"The archive names an image {wrong[0]!r}" if wrong else "The archive names an image twice"
+        )
     images = pixels[rows].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-    return Split(np.ascontiguousarray(images), np.array([places.index(label) for label in fine_labels[rows]]), kept, rows)
+    return Split(
+        np.ascontiguousarray(images), np.array([places.index(label) for label in fine_labels[rows]]), kept, rows
+    )
 
 
 class _Unpickler(pickle.Unpickler):
@@ -128,13 +134,17 @@ class _Unpickler(pickle.Unpickler):
             return _reconstruct
         known = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _ByteType, ("_codecs", "encode"): self._encode}
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no data set needs and which could run anything")
+            raise pickle.UnpicklingError(
+                f"it names {module}.{name}, which no data set needs and which could run anything"
+            )
         return known[module, name]
 
     def _encode(self, text: str, encoding: str) -> bytes:
         self._encoded_bytes_left -= len(text)
         if encoding not in ("latin1", b"latin1") or self._encoded_bytes_left < 0:
-            raise pickle.UnpicklingError(f"it encodes more than {MAX_MEMBER_BYTES} bytes, or not to latin1 ({encoding!r})")
+            raise pickle.UnpicklingError(
+                f"it encodes more than {MAX_MEMBER_BYTES} bytes, or not to latin1 ({encoding!r})"
+            )
         return text.encode("latin1")
 
 

@@ -81,7 +81,9 @@ def _read_file(s3, bucket: str, key: str, classes: Sequence[str]) -> tuple[list[
         try:
             records.append({**place, "key": key, **_record(line, classes)})
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            problems.append(f"s3://{bucket}/{key} line {number} is no captured record ({type(error).__name__}: {error})")
+            problems.append(
+                f"s3://{bucket}/{key} line {number} is no captured record ({type(error).__name__}: {error})"
+            )
     return records, problems
 
 

@@ -90,7 +90,9 @@ def draw_map_run(stepfunctions, map_run_arn: str, children: int = 100) -> Figure
     machine = stepfunctions.describe_state_machine_for_execution(executionArn=run["executionArn"])
     history = read_history(_events(stepfunctions, run["executionArn"]))
     if map_run_arn not in history.map_runs:
-        raise ValueError(f"The history of {run['executionArn']} does not tell which state started the Map Run {map_run_arn}")
+        raise ValueError(
+            f"The history of {run['executionArn']} does not tell which state started the Map Run {map_run_arn}"
+        )
     name = history.map_runs[map_run_arn]
     state = _find(_parsed(machine["definition"]), name)
     alone = {"StartAt": name, "States": {name: {**state, "Next": None, "Catch": [], "End": True}}}
@@ -298,7 +300,9 @@ def _legend_width(name: str) -> float:
     return 17 + text_width(name, CAPTION_SIZE) + 14
 
 
-def _paint_shares(axes: Axes, tally: Counter, area: tuple[float, float, float, float], frame=None, shade: int = 0) -> None:
+def _paint_shares(
+    axes: Axes, tally: Counter, area: tuple[float, float, float, float], frame=None, shade: int = 0
+) -> None:
     """Fills the area from left to right in proportion to the tally, inside of frame; shade 0 is light, 1 is dark."""
     left, top, width, height = area
     total = sum(tally.values())

@@ -104,4 +104,6 @@ def _failure(events: list[dict]) -> tuple[str, str] | None:
     if last["type"] not in key:
         return None
     details = last.get(key[last["type"]], {})
-    return details.get("error", "States.Timeout" if last["type"] == "ExecutionTimedOut" else ""), details.get("cause", "")
+    return details.get("error", "States.Timeout" if last["type"] == "ExecutionTimedOut" else ""), details.get(
+        "cause", ""
+    )

@@ -271,8 +271,10 @@ class _Layers:
         for sweep in range(2 * SWEEPS):
             for row in self.rows if sweep % 2 == 0 else reversed(self.rows):
                 near = [both[0][node] + both[1][node] for node in row]
-                wished = [np.mean([self.x[n] for n in found]) if found else self.x[node]
-                          for node, found in zip(row, near, strict=True)]
+                wished = [
+                    np.mean([self.x[n] for n in found]) if found else self.x[node]
+                    for node, found in zip(row, near, strict=True)
+                ]
                 offsets = self._offsets(row)
                 placed = offsets + isotonic_regression(np.array(wished) - offsets).x
                 self.x.update(zip(row, placed, strict=True))
@@ -333,5 +335,10 @@ class _Layers:
         right = box.x + box.width / 2
         quarter = box.height / 4
         outside = right + LOOP_ROOM * 0.9
-        points = [(right, box.y + quarter), (outside, box.y + quarter), (outside, box.y - quarter), (right, box.y - quarter)]
+        points = [
+            (right, box.y + quarter),
+            (outside, box.y + quarter),
+            (outside, box.y - quarter),
+            (right, box.y - quarter),
+        ]
         return Edge(points, is_catch=False, is_loop=True)

@@ -153,8 +153,16 @@ def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str 
     axes.bar(places, table["share"], 0.55, color=colours, yerr=errors, capsize=8, error_kw={"elinewidth": 1.5})
     axes.hlines(table["expected"], places - 0.38, places + 0.38, colors="black", linestyles="--", label="expected")
     for place, (share, count) in enumerate(zip(table["share"], table["count"], strict=True)):
-        axes.text(place, 0.02, f"{share:.0%} ({count:.0f})", ha="center", va="bottom", fontsize=11, fontweight="bold",
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2})
+        axes.text(
+            place,
+            0.02,
+            f"{share:.0%} ({count:.0f})",
+            ha="center",
+            va="bottom",
+            fontsize=11,
+            fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+        )
     axes.set_xticks(places, table.index)
     axes.set(ylabel="share of the predictions", ylim=(0, min(1.05, table[["high", "expected"]].to_numpy().max() + 0.1)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -172,8 +180,14 @@ def threshold_sweep(labelled: pd.DataFrame, threshold: float = 0.9, note: str | 
     sweep = sweep_thresholds(labelled)
     figure, axes = _figure(note)
     axes.plot(sweep["threshold"], sweep["passed"], color=BLUE, label="share that passes", linewidth=2)
-    axes.plot(sweep["threshold"], sweep["accuracy"], color=VERMILLION, linestyle="-.", linewidth=2,
-              label="accuracy among those")
+    axes.plot(
+        sweep["threshold"],
+        sweep["accuracy"],
+        color=VERMILLION,
+        linestyle="-.",
+        linewidth=2,
+        label="accuracy among those",
+    )
     chosen = sweep_thresholds(labelled, [threshold]).iloc[0]
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
     axes.scatter([threshold] * 2, [chosen["passed"], chosen["accuracy"]], c=[BLUE, VERMILLION], zorder=3, s=45)
@@ -216,10 +230,14 @@ def reliability_diagram(labelled: pd.DataFrame, bins: int = 10, note: str | None
     axes.plot([lowest, 1], [lowest, 1], color="black", linestyle="--", linewidth=1.2, label="perfectly calibrated")
     axes.plot(table["confidence"], table["accuracy"], color=BLUE, marker="o", linewidth=2, label="the model")
     for line in table.itertuples():
-        axes.annotate(f"{line.count}", (line.confidence, line.accuracy), (0, 9), textcoords="offset points", ha="center")
+        axes.annotate(
+            f"{line.count}", (line.confidence, line.accuracy), (0, 9), textcoords="offset points", ha="center"
+        )
     axes.set(xlabel="confidence (mean of the bin)", ylabel="accuracy", ylim=(0, 1.12), xlim=(lowest, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title(f"Expected calibration error {error:.3f} over {len(labelled)} labelled images (counts at the points)")
+    axes.set_title(
+        f"Expected calibration error {error:.3f} over {len(labelled)} labelled images (counts at the points)"
+    )
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure
 
@@ -236,7 +254,9 @@ def confidence_by_class(frame: pd.DataFrame, threshold: float = 0.9, note: str |
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.hist(confidence, edges, color=PALETTE[place % len(PALETTE)])
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
-        axes.set_title(f"{name}: {len(confidence)}, {(confidence < threshold).mean():.0%} below {threshold:g}", fontsize=11)
+        axes.set_title(
+            f"{name}: {len(confidence)}, {(confidence < threshold).mean():.0%} below {threshold:g}", fontsize=11
+        )
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("confidence", fontsize=10)
     figure.supylabel("inferences", fontsize=10)

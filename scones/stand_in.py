@@ -33,7 +33,9 @@ def _background(rng: np.random.Generator) -> Image.Image:
     horizon = int(rng.integers(30, 110))
     pixels[:horizon] = rng.integers(90, 256, 3)
     pixels[horizon:] = rng.integers(50, 230, 3)
-    blotches = Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
+    blotches = Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8)).resize(
+        (CANVAS, CANVAS), Image.Resampling.BICUBIC
+    )
     pixels += (np.asarray(blotches, float)[..., None] - 128) * rng.uniform(0, 0.5)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 

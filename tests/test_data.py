@@ -99,8 +99,12 @@ def served(archive):
 
 def test_the_classes_asked_for_are_kept_and_numbered_in_their_order(archive):
     dataset = data.get_cifar100(CLASSES, archive)
-    assert dataset.train.names == ["bicycle_s_000000.png", "motorcycle_s_000002.png", "motorcycle_s_000003.png",
-                                   "bicycle_s_000004.png"]
+    assert dataset.train.names == [
+        "bicycle_s_000000.png",
+        "motorcycle_s_000002.png",
+        "motorcycle_s_000003.png",
+        "bicycle_s_000004.png",
+    ]
     assert dataset.train.labels.tolist() == [0, 1, 1, 0]
     assert dataset.train.rows.tolist() == [0, 2, 3, 4]
     assert dataset.test.labels.tolist() == [1, 0]
