@@ -393,6 +393,13 @@ def test_a_payload_that_is_not_json_is_an_InvalidRequestContentException(client,
     assert refusal["Message"].startswith("Could not parse request body into json")
 
 
+@pytest.mark.parametrize("client_context", ["not base64", "bm90IEpTT04="])
+def test_a_client_context_that_is_not_json_in_base64_is_refused(client, create, client_context):
+    refusal = refusal_of(client, FunctionName=create(ECHO), ClientContext=client_context)
+    assert refusal["Code"] == "InvalidRequestContentException"
+    assert refusal["Message"] == "Client context must be a valid Base64-encoded JSON object."
+
+
 @pytest.mark.parametrize(("invocation_type", "limit"), [("RequestResponse", 6291456), ("Event", 1048576)])
 def test_a_payload_that_is_too_large_is_refused(client, create, invocation_type, limit):
     payload = json.dumps("x" * (limit - 1))

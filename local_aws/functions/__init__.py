@@ -83,8 +83,8 @@ class Functions:
     ) -> Outcome:
         """Invokes a function as the API's Invoke does, without HTTP in between.
 
-        payload is JSON; client_context is JSON too; trace_id is the caller's X-Amzn-Trace-Id. With "RequestResponse"
-        this waits for the outcome. Raises ServiceError: ResourceNotFoundException, InvalidRequestContentException,
+        payload is JSON; client_context is JSON in base64; trace_id is the caller's X-Amzn-Trace-Id. With the type
+        "RequestResponse" this waits for the outcome. Raises ServiceError: ResourceNotFoundException, InvalidRequestContentException,
         RequestEntityTooLargeException, InvalidRuntimeException, TooManyRequestsException (Throttled) and others.
         """
         record, arn = find(name_or_arn, qualifier, region or self._server.region)
@@ -94,7 +94,7 @@ class Functions:
         if invocation_type == "DryRun":
             return Outcome(b"", None, function.version, str(uuid.uuid4()))
         check_supported(record)
-        invocation = Invocation(function, arn, payload, client_context, trace_id)
+        invocation = Invocation(function, arn, payload, _decoded(client_context), trace_id)
         if invocation_type == "Event":
             self._events.submit(self._run_event, invocation)
             return Outcome(b"", None, function.version, invocation.request_id)
@@ -105,7 +105,6 @@ class Functions:
         if found is None or request.method != "POST":
             return None
         invocation_type = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
-        client_context = request.headers.get("X-Amz-Client-Context")
         try:
             outcome = self.invoke(
                 found[1],
@@ -113,7 +112,7 @@ class Functions:
                 qualifier=request.args.get("Qualifier"),
                 region=request_region(self._server.region),
                 invocation_type=invocation_type,
-                client_context=base64.b64decode(client_context).decode() if client_context else None,
+                client_context=request.headers.get("X-Amz-Client-Context"),
                 trace_id=request.headers.get("X-Amzn-Trace-Id"),
             )
         except Throttled as error:
@@ -227,3 +226,16 @@ def _check_payload(payload: bytes, invocation_type: str) -> None:
             "InvalidRequestContentException",
             f"Could not parse request body into json: Could not parse payload into json: {error}",
         ) from error
+
+
+def _decoded(client_context: str | None) -> str | None:
+    if client_context is None:
+        return None
+    try:
+        text = base64.b64decode(client_context, validate=True).decode()
+        json.loads(text)
+    except ValueError as error:
+        raise ServiceError(
+            "InvalidRequestContentException", "Client context must be a valid Base64-encoded JSON object."
+        ) from error
+    return text

@@ -54,8 +54,9 @@ class Pool:
     def borrow(self, function: FunctionVersion, is_nested: bool) -> Iterator[Worker]:
         """A worker of that function for one invocation; waits for one where the cap is reached.
 
-        A nested invocation, one that a handler waits for, never waits for a place: it could be its caller's.
-        Raises Throttled.
+        A nested invocation, one that a handler waits for, never waits for a place: it could be its caller's. It is
+        known by the trace id that boto3 passes on; a handler that waits for a function in another way, as through a
+        state machine, may wait until its timeout. Raises Throttled.
         """
         with self._admitted(function), self._nested_place() if is_nested else self._slots:
             worker = self._take(function)

@@ -17,6 +17,8 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
+from typing import NoReturn
 
 HEADER = struct.Struct(">II")
 RESPONSE_LIMIT = 6291556  # bytes
@@ -164,11 +166,7 @@ def fork_workers(control: socket.socket) -> socket.socket:
     import select
 
     gc.freeze()  # collections in the workers leave the shared pages alone
-    wake_reader, wake_writer = os.pipe()
-    os.set_blocking(wake_reader, False)
-    os.set_blocking(wake_writer, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_writer)
+    wake_reader, wake_writer = wake_up_when_a_child_ends()
     status_pipes: dict[int, int] = {}
     while True:
         ready, _, _ = select.select([control, wake_reader], [], [])
@@ -178,15 +176,10 @@ def fork_workers(control: socket.socket) -> socket.socket:
         if control in ready:
             message, descriptors, _, _ = socket.recv_fds(control, 16, 3)
             if not message:
-                for pid in status_pipes:
-                    os.killpg(pid, signal.SIGKILL)
-                os._exit(0)
+                end_all_workers(status_pipes)
             channel, output, status = descriptors
             parent = os.getpid()
-            try:
-                pid = os.fork()
-            except OSError:  # too many processes; the status pipe that closes without an id says so
-                pid = None
+            pid = fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -197,11 +190,35 @@ def fork_workers(control: socket.socket) -> socket.socket:
             os.close(channel)
             os.close(output)
             if pid is None:
-                os.close(status)
-                continue
-            os.setpgid(pid, pid)  # before the server knows the id, so that it finds the group when it kills
-            status_pipes[pid] = status
-            tell(status, pid)
+                os.close(status)  # without an id: the server sees that there is no worker
+            else:
+                os.setpgid(pid, pid)  # before the server knows the id, so that it finds the group when it kills
+                status_pipes[pid] = status
+                tell(status, pid)
+
+
+def wake_up_when_a_child_ends() -> tuple[int, int]:
+    """A pipe whose reading end becomes readable then."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writer)
+    return reader, writer
+
+
+def fork() -> int | None:
+    """os.fork(), or None where the system has no room for another process."""
+    try:
+        return os.fork()
+    except OSError:
+        return None
+
+
+def end_all_workers(pids: Iterable[int]) -> NoReturn:
+    for pid in pids:
+        os.killpg(pid, signal.SIGKILL)
+    os._exit(0)
 
 
 def report_ended_workers(status_pipes: dict[int, int]) -> None:
