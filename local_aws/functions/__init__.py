@@ -84,8 +84,9 @@ class Functions:
         """Invokes a function as the API's Invoke does, without HTTP in between.
 
         payload is JSON; client_context is JSON in base64; trace_id is the caller's X-Amzn-Trace-Id. With the type
-        "RequestResponse" this waits for the outcome. Raises ServiceError: ResourceNotFoundException, InvalidRequestContentException,
-        RequestEntityTooLargeException, InvalidRuntimeException, TooManyRequestsException (Throttled) and others.
+        "RequestResponse" this waits for the outcome. Raises ServiceError: ResourceNotFoundException,
+        InvalidRequestContentException, RequestEntityTooLargeException, InvalidRuntimeException,
+        TooManyRequestsException (Throttled) and others.
         """
         record, arn = find(name_or_arn, qualifier, region or self._server.region)
         payload = payload or b"{}"
