@@ -1,8 +1,8 @@
 """Reads CIFAR-100's python archive as what it is: material from outside.
 
-The archive is a .tar.gz of three pickles. Nothing is unpacked to disk: the members meant to be there are read within size
-limits, everything else in the archive is refused, and the pickles may hold plain containers, texts and arrays of bytes. No
-pickle reaches numpy or any other function of Python: it can only name the four stand-ins below.
+The archive is a .tar.gz of three pickles. Nothing is unpacked to disk: the members meant to be there are read within
+size limits, what leads outside or is no plain file is refused, and the pickles may hold plain containers, texts and
+arrays of bytes. No pickle reaches numpy or any other function of Python: it can only name the stand-ins below.
 """
 
 import gzip
@@ -47,8 +47,8 @@ class Split:
 def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split]:
     """The train and test images of those classes; a label is the class's place in classes.
 
-    Raises ArchiveRefused for an archive that is damaged or holds what it must not, FileNotFoundError, and ValueError for
-    a class that CIFAR-100 has not.
+    Raises ArchiveRefused for an archive that is damaged or holds what it must not, FileNotFoundError, and ValueError
+    for a class that CIFAR-100 has not.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -123,7 +123,7 @@ def _select(pixels: np.ndarray, fine_labels: np.ndarray, names: list[str], place
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what CIFAR's pickles name, of Python 2 and 3 and of numpy before and after 2, and refuses every other name."""
+    """Knows what CIFAR's pickles name, of Python 2 and 3, of numpy before and after 2, and refuses every other name."""
 
     def __init__(self, data: bytes):
         super().__init__(BytesIO(data), encoding="bytes")

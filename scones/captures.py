@@ -88,7 +88,7 @@ def _read_file(s3, bucket: str, key: str, classes: Sequence[str]) -> tuple[list[
 
 
 def _record(line: bytes, classes: Sequence[str]) -> dict:
-    """One line -> the columns that it gives. Raises ValueError, TypeError, LookupError or AttributeError for any other."""
+    """One line -> the columns that it gives. Another line raises ValueError, TypeError, LookupError, AttributeError."""
     captured = json.loads(line)
     sides = captured["captureData"]
     probabilities = _probabilities(_decode(sides["endpointOutput"]), classes)

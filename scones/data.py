@@ -125,7 +125,7 @@ def test_case(bucket: str, keys: Sequence[str], rng: np.random.Generator) -> dic
     return {"image_data": "", "s3_bucket": bucket, "s3_key": str(rng.choice(keys)), "inferences": []}
 
 
-def test_cases(bucket: str, keys: Sequence[str], count: int, seed: int | None = None) -> list[dict]:
+def test_cases(bucket: str, keys: Sequence[str], count: int, seed: int | None = None) -> list[dict]:  # noqa: PT028
     """The workflow's inputs for count images at random; none comes a second time before every one has come once."""
     rng = np.random.default_rng(seed)
     rounds = -(-count // len(keys))
@@ -181,12 +181,9 @@ def _receive(url: str, file: IO[bytes]) -> None:
 @contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """A new file next to the target that takes its place when the block ends well, and is gone when it does not."""
-    file = tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", suffix=".part", delete=False)
-    try:
-        with file:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        with open(Path(folder) / target.name, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, target)
-    finally:
-        Path(file.name).unlink(missing_ok=True)

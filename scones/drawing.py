@@ -7,6 +7,8 @@ Save a figure with savefig("name.svg") or savefig("name.png").
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -144,16 +146,14 @@ def _failure_lines(history: ExecutionHistory) -> list[str]:
     if history.failure is None:
         return []
     error, cause = history.failure
-    try:
+    with suppress(ValueError, TypeError, LookupError):
         cause = json.loads(cause)["errorMessage"]
-    except (ValueError, TypeError, LookupError):
-        pass
     text = f"{error}: {cause}" if cause else error
     return wrap(text if len(text) <= MAX_CAUSE_LETTERS else f"{text[:MAX_CAUSE_LETTERS]}\u2026", CAUSE_LETTERS)
 
 
 class _Picture:
-    """Paints a laid-out definition. tallies: of its own states; inside: of those in the children of a Map state's run."""
+    """Paints a laid-out definition. tallies: of its own states; inside: Map state -> those in its run's children."""
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ def _paint_edge(axes: Axes, edge: Edge, left: float, top: float) -> None:
     if edge.is_loop:
         corners, codes = points, [Curve.MOVETO] + [Curve.CURVE4] * 3
     else:
-        for (x, y), (next_x, next_y) in zip(points, points[1:], strict=False):
+        for (x, y), (next_x, next_y) in pairwise(points):
             middle = (y + next_y) / 2
             corners += [(x, middle), (next_x, middle), (next_x, next_y)] if x != next_x else [(next_x, next_y)]
             codes += [Curve.CURVE4] * 3 if x != next_x else [Curve.LINETO]

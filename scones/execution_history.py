@@ -1,7 +1,7 @@
 """What became of each state of an execution, read from its history events alone.
 
-An entry into a state ends as one of OUTCOMES. A state that is entered more than once (a loop, the items of a Map) has one
-outcome for each entry, so what is told of a state is a tally.
+An entry into a state ends as one of OUTCOMES. A state that is entered more than once (a loop, the items of a Map) has
+one outcome for each entry, so what is told of a state is a tally.
 """
 
 from collections import Counter
@@ -24,9 +24,9 @@ class _Entry:
 
 @dataclass(frozen=True)
 class ExecutionHistory:
-    """tallies: state name -> outcomes counted; map_runs: Map Run ARN -> name of its Map state, in the order of their start.
+    """tallies: state name -> outcomes counted; map_runs: Map Run ARN -> name of its Map state, in order of their start.
 
-    failure: the error and cause that ended the execution, or an empty text.
+    failure: the error and the cause that ended the execution; None for one that did not fail.
     """
 
     tallies: dict[str, Counter]

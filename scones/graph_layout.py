@@ -1,11 +1,13 @@
 """Lays a definition out as a graph: states in layers from top to bottom, nothing over anything else.
 
-The steps are those of Sugiyama's method: layers by the longest way from the start, a place kept free in every layer that an
-edge passes, an order with few crossings, then positions that make edges straight. Lengths are points, y grows downwards.
+The steps are those of Sugiyama's method: layers by the longest way from the start, a place kept free in every layer
+that an edge passes, an order with few crossings, then positions that make edges straight. Lengths are points, y grows
+downwards.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
@@ -49,7 +51,7 @@ class Box:
 
 @dataclass
 class Edge:
-    """A way through points; straight down at each of them. is_catch: taken for an error only. is_loop: back to its box."""
+    """A way through points, straight down at each. is_catch: taken for an error only. is_loop: back to its own box."""
 
     points: list[tuple[float, float]]
     is_catch: bool
@@ -236,12 +238,12 @@ class _Layers:
     def _neighbours(self, upwards: bool) -> dict:
         found: dict = {node: [] for row in self.rows for node in row}
         for chain in self.chains.values():
-            for upper, lower in zip(chain, chain[1:], strict=False):
+            for upper, lower in pairwise(chain):
                 found[lower if upwards else upper].append(upper if upwards else lower)
         return found
 
     def _order(self) -> None:
-        """Sorts each row by the mean place of its neighbours, down and up, and keeps the order with the fewest crossings."""
+        """Sorts each row by the mean place of its neighbours, down and up, and keeps the one with fewest crossings."""
         best, fewest = [list(row) for row in self.rows], self._crossings()
         for sweep in range(SWEEPS):
             upwards = sweep % 2 == 0
@@ -282,7 +284,7 @@ class _Layers:
     def _offsets(self, row: list) -> np.ndarray:
         """Where the nodes of a row stand when each is as near to its left neighbour as it may be."""
         steps = [0.0]
-        for left, right in zip(row, row[1:], strict=False):
+        for left, right in pairwise(row):
             steps.append((self._width(left) + self._width(right)) / 2 + NODE_GAP)
         return np.cumsum(steps)
 
@@ -320,7 +322,7 @@ class _Layers:
         return edges + [self._loop(self.boxes[name]) for name, _ in self.loops]
 
     def _ports(self) -> dict:
-        """Where on a box's lower and upper side each edge begins and ends: side by side, in the order of where they lead."""
+        """Where on a box's lower and upper side each edge begins and ends: side by side, ordered by where they lead."""
         ports = {}
         for side, place in (("below", 1), ("above", -2)):
             for name, box in self.boxes.items():

@@ -1,7 +1,8 @@
 """What an endpoint's captured data say: one DataFrame of every record, and the plots of it.
 
-Every plot takes the frame and returns a matplotlib Figure; note is a line printed on top of it, for what a reader must not
-miss. Figures are 8 inches wide at 100 dots an inch, in the Okabe-Ito colours, which colour-blind readers can tell apart.
+Every plot takes the frame and returns a matplotlib Figure; note is a line printed on top of it, for what a reader must
+not miss. Figures are 8 inches wide at 100 dots an inch, in the Okabe-Ito colours, which colour-blind readers can tell
+apart.
 """
 
 import io
@@ -41,7 +42,7 @@ NOTE_INCHES = 0.36
 
 
 def confidence_over_time(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
-    """One point an inference, the threshold as a line; those below it in another colour and shape, their share on top."""
+    """One point an inference, the threshold a line; those below it in another colour and shape, their share on top."""
     _require(frame, "time", "confidence")
     below = frame["confidence"] < threshold
     figure, axes = _figure(note)
@@ -98,7 +99,7 @@ def _percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Drift:
-    """Whether the predicted classes still come in the expected proportions: one line a class, and a test of all of them.
+    """Whether the predicted classes still come in the expected proportions: one line a class, and a test of them all.
 
     table: index class; columns count, share, low, high (the exact 95 % interval), expected.
     """
@@ -143,7 +144,7 @@ def class_drift(frame: pd.DataFrame, expected: Mapping[str, float], alpha: float
 
 
 def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str | None = None) -> Figure:
-    """The proportion of each predicted class with its 95 % interval, the expected one as a mark, the test in the title."""
+    """The proportion of each predicted class with its 95 % interval, the expected one marked, the test in the title."""
     drift = class_drift(frame, expected)
     table = drift.table
     figure, axes = _figure(note, height=4)
@@ -209,7 +210,7 @@ def sweep_thresholds(labelled: pd.DataFrame, thresholds: Sequence[float] | None 
 
 
 def calibrate(labelled: pd.DataFrame, bins: int = 10) -> tuple[pd.DataFrame, float]:
-    """Bins of equal width over the confidence -> count, confidence (mean), accuracy; and the expected calibration error.
+    """Bins of equal width over the confidence -> confidence (mean), accuracy, count; and expected calibration error.
 
     That error is the mean of |accuracy - confidence| over the bins, each weighted by its count (Guo et al., 2017).
     """

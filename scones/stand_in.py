@@ -1,7 +1,7 @@
 """Draws bicycles and motorcycles, for a run that has neither CIFAR-100 nor a network.
 
-Thin wheels and an open frame against thick wheels and a solid body, in varied poses, colours, light and blur: a model can
-learn them, but not from one pixel. They are no CIFAR-100, and no figure measured on them says anything about it.
+Thin wheels and an open frame against thick wheels and a solid body, in varied poses, colours, light and blur: a model
+can learn them, but not from one pixel. They are no CIFAR-100, and no figure measured on them says anything about it.
 """
 
 import numpy as np
