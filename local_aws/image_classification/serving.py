@@ -1,0 +1,84 @@
+"""The model server: GET /ping and POST /invocations, as SageMaker calls a container."""
+
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+
+from local_aws.image_classification.classifier import Classifier
+from local_aws.image_classification.failures import JobFailed, RequestRefused
+from local_aws.image_classification.features import Backbone, mirrored
+from local_aws.image_classification.model import load_model
+from local_aws.image_classification.pictures import read_picture
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "application/x-image")
+JSON, JSON_LINES = "application/json", "application/jsonlines"
+
+
+def serve(root: Path) -> int:
+    """Serves root/model on a free port of 127.0.0.1, which it prints once it answers; returns only where that fails."""
+    try:
+        backbone, classifier = load_model(root / "model")
+    except JobFailed as failure:
+        print(failure, flush=True)
+        return 1
+    server = Server(("127.0.0.1", 0), Handler)
+    server.backbone, server.classifier = backbone, classifier
+    print(f"listening on {server.server_port}", flush=True)
+    server.serve_forever()
+    return 0
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    backbone: Backbone
+    classifier: Classifier
+
+    def predict(self, image: bytes) -> list[float]:
+        pixels = read_picture(image)[None]
+        both = self.backbone.features(np.concatenate([pixels, mirrored(pixels)]))
+        return self.classifier.probabilities([both[:1], both[1:]])[0].tolist()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self):
+        self._answer(200 if self.path == "/ping" else 404, "", "text/plain")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            self._answer(200, *self._predict(body))
+        except RequestRefused as refusal:
+            self._answer(refusal.status, str(refusal), "text/plain")
+
+    def _predict(self, body: bytes) -> tuple[str, str]:
+        """The answer's text and its content type. Raises RequestRefused."""
+        if self.path != "/invocations":
+            raise RequestRefused(404, f"There is no {self.path}; POST to /invocations")
+        kind = (self.headers.get("Content-Type") or "").split(";")[0].strip()
+        if kind not in IMAGE_TYPES:
+            raise RequestRefused(415, f"Content type {kind!r} is not supported; send one of {', '.join(IMAGE_TYPES)}")
+        accept = (self.headers.get("Accept") or JSON).split(";")[0].strip()
+        if accept not in (JSON, JSON_LINES, "*/*"):
+            raise RequestRefused(406, f"Accept {accept!r} is not supported; ask for {JSON} or {JSON_LINES}")
+        probabilities = self.server.predict(body)
+        if accept == JSON_LINES:
+            return json.dumps({"prediction": probabilities}), JSON_LINES
+        return json.dumps(probabilities), JSON
+
+    def _answer(self, status: int, text: str, content_type: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Calls are logged by the endpoint, with their latency."""
