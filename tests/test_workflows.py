@@ -37,6 +37,7 @@ TASK = {
     "Output": "{% $states.result.Payload.body %}",
     "End": True,
 }
+PASS = {"Type": "Pass", "End": True}
 CATCH_ALL = {"ErrorEquals": ["States.ALL"], "Next": "Caught", "Output": "{% $states.errorOutput %}"}
 
 
@@ -280,6 +281,27 @@ class TestTasks:
             parallel = {"Type": "Parallel", "Branches": [{"StartAt": "B", "States": {"B": state}}], "End": True}
             assert run(aws, jsonata("A", A=parallel), {})["error"] == error
 
+    def test_a_choice_without_a_match_is_States_NoChoiceMatched(self, aws):
+        rule = {"Condition": "{% $states.input.n = 1 %}", "Next": "End"}
+        definition = jsonata("A", A={"Type": "Choice", "Choices": [rule]}, End={"Type": "Succeed"})
+        assert run(aws, definition, {"n": 1})["status"] == "SUCCEEDED"
+        assert run(aws, definition, {"n": 2})["error"] == "States.NoChoiceMatched"
+
+    def test_a_result_of_more_than_256_KB_is_States_DataLimitExceeded(self, aws):
+        definition = jsonata("A", A={**PASS, "Output": "{% $pad('', 262144, 'x') %}"})
+        assert run(aws, definition, {})["error"] == "States.DataLimitExceeded"
+
+    def test_an_execution_starts_another_and_waits_for_it(self, aws):
+        inner = create(aws, jsonata("A", A={**PASS, "Output": {"inner": "{% $states.input.n %}"}}))
+        task = {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::states:startExecution.sync:2",
+            "Arguments": {"StateMachineArn": inner, "Input": {"n": 3}},
+            "Output": "{% $states.result.Output %}",
+            "End": True,
+        }
+        assert output(run(aws, jsonata("A", A=task), {})) == {"inner": 3}
+
     def test_JSONPath_machines_run_too(self, aws):
         task = {
             "Type": "Task",
@@ -294,7 +316,7 @@ class TestTasks:
             "Choices": [{"Variable": "$.result.n", "NumericGreaterThan": 1, "Next": "Big"}],
             "Default": "Small",
         }
-        ends = {"Big": {"Type": "Pass", "Result": "big", "End": True}, "Small": {"Type": "Pass", "End": True}}
+        ends = {"Big": {"Type": "Pass", "Result": "big", "End": True}, "Small": PASS}
         definition = {"StartAt": "A", "States": {"A": task, "Choose": choice, **ends}}
         assert output(run(aws, definition, {"n": 2})) == "big"
         assert output(run(aws, definition, {"n": 1})) == {"n": 1, "result": {"n": 1}}
@@ -579,8 +601,17 @@ class TestMapRuns:
         assert output(execution) == [{"n": 1}, {"n": 2}]
         assert aws.list_map_runs(executionArn=execution["executionArn"])["mapRuns"] == []
 
+    def test_an_inline_map_has_variables_an_iteration_and_no_end_of_iterations(self, aws):
+        definition = distributed(
+            {"Type": "Pass", "Assign": {"n": "{% $states.input %}"}, "Next": "Tell"}, MaxConcurrency=1
+        )
+        processor = definition["States"]["Map"]["ItemProcessor"]
+        del processor["ProcessorConfig"]
+        processor["States"]["Tell"] = {"Type": "Pass", "Output": "{% $n %}", "End": True}
+        assert output(run(aws, definition, list(range(1500)))) == list(range(1500))
+
     def test_items_are_selected_and_put_together_to_batches(self, aws):
-        child = {"Type": "Pass", "End": True}
+        child = PASS
         fields = {
             "ItemSelector": {
                 "index": "{% $states.context.Map.Item.Index %}",
@@ -606,7 +637,7 @@ class TestMapRuns:
 
     def test_batches_keep_to_their_size_in_bytes(self, aws):
         batcher = {"MaxInputBytesPerBatch": 200}
-        execution = run(aws, distributed({"Type": "Pass", "End": True}, ItemBatcher=batcher), ["x" * 50] * 7)
+        execution = run(aws, distributed(PASS, ItemBatcher=batcher), ["x" * 50] * 7)
         sizes = [len(json.dumps(batch, separators=(",", ":"))) for batch in output(execution)]
         assert len(sizes) == 3 and max(sizes) <= 200
 
@@ -631,7 +662,7 @@ class TestMapRuns:
             "ReaderConfig": config,
             "Arguments": {"Bucket": BUCKET, "Key": "{% $states.input.key %}"},
         }
-        definition = distributed({"Type": "Pass", "End": True}, ItemReader=reader)
+        definition = distributed(PASS, ItemReader=reader)
         assert output(run(aws, definition, {"key": "workflows/items"})) == items
 
     def test_items_that_cannot_be_read_fail_the_map_run(self, aws):
@@ -651,7 +682,7 @@ class TestMapRuns:
             "Arguments": {"Bucket": "{% $states.input.bucket %}", "Prefix": "{% $states.input.prefix %}"},
         }
         definition = distributed(
-            {"Type": "Pass", "End": True},
+            PASS,
             "EXPRESS",
             ItemReader=reader,
             ItemSelector="{% $states.context.Map.Item.Value.Key %}",
@@ -690,12 +721,12 @@ class TestMapRuns:
     @pytest.mark.parametrize(("transformation", "result"), [("COMPACT", [[1, 2], [3]]), ("FLATTEN", [1, 2, 3])])
     def test_the_output_is_transformed_without_a_bucket_too(self, aws, transformation, result):
         writer = {"WriterConfig": {"Transformation": transformation, "OutputType": "JSON"}}
-        execution = run(aws, distributed({"Type": "Pass", "End": True}, ResultWriter=writer), [[1, 2], [3]])
+        execution = run(aws, distributed(PASS, ResultWriter=writer), [[1, 2], [3]])
         assert output(execution) == result
 
     def test_results_that_cannot_be_written_fail_the_map_run(self, aws):
         writer = {"Resource": "arn:aws:states:::s3:putObject", "Arguments": {"Bucket": "nobodys", "Prefix": "x"}}
-        execution = run(aws, distributed({"Type": "Pass", "End": True}, ResultWriter=writer), [1])
+        execution = run(aws, distributed(PASS, ResultWriter=writer), [1])
         assert execution["error"] == "States.ResultWriterFailed"
 
     def test_the_same_in_JSONPath(self, aws):
@@ -712,7 +743,7 @@ class TestMapRuns:
                     "ItemProcessor": {
                         "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"},
                         "StartAt": "Child",
-                        "States": {"Child": {"Type": "Pass", "End": True}},
+                        "States": {"Child": PASS},
                     },
                     "ResultPath": "$.result",
                     "OutputPath": "$.result",
@@ -728,9 +759,6 @@ class TestMapRuns:
         ]
         done = map_run(aws, execution)
         assert (done["maxConcurrency"], done["toleratedFailureCount"]) == (1, 1)
-
-
-PASS = {"Type": "Pass", "End": True}
 
 
 class TestDefinitions:
@@ -811,6 +839,13 @@ class TestDefinitions:
         report = aws.validate_state_machine_definition(definition=text)
         assert report["result"] == "FAIL"
         assert location in [diagnostic["location"] for diagnostic in report["diagnostics"]]
+
+    def test_an_express_machine_neither_waits_nor_has_a_distributed_map(self, aws):
+        waiting = jsonata("A", A={**TASK, "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken"})
+        for definition in (waiting, distributed()):
+            create(aws, definition)
+            with pytest.raises(ClientError, match="EXPRESS"):
+                create(aws, definition, type="EXPRESS")
 
     def test_text_that_is_no_JSON_is_refused(self, aws):
         with pytest.raises(ClientError, match="INVALID_JSON_DESCRIPTION"):

@@ -50,7 +50,7 @@ class Api:
         }
 
     def validate(self, call: dict) -> dict:
-        found = _all_faults(call["definition"])[: call.get("maxResults") or 100]
+        found = _all_faults(call["definition"], call.get("type"))[: call.get("maxResults") or 100]
         diagnostics = [
             {"severity": "ERROR", "code": fault.code, "message": fault.message, "location": fault.location}
             for fault in found
@@ -58,14 +58,14 @@ class Api:
         return {"result": "FAIL" if found else "OK", "diagnostics": diagnostics, "truncated": False}
 
     def check_new_machine(self, call: dict) -> None:
-        _check_definition(call["definition"])
+        _check_definition(call["definition"], call.get("type"))
         existing = self._workflows.find_machine(call["name"])
         if existing and existing.definition != call["definition"]:
             raise ServiceError("StateMachineAlreadyExists", f"State Machine Already Exists: '{existing.arn}'")
 
     def check_update(self, call: dict) -> None:
         if "definition" in call:
-            _check_definition(call["definition"])
+            _check_definition(call["definition"], self._workflows.machine(call["stateMachineArn"]).type)
 
     def start_execution(self, call: dict) -> dict:
         machine, name, text = self._new_execution(call)
@@ -198,8 +198,8 @@ def _refuse(operation: str) -> Callable[[dict], dict]:
     return refuse
 
 
-def _all_faults(definition: str) -> list[Fault]:
-    found = faults(definition)
+def _all_faults(definition: str, machine_type: str | None) -> list[Fault]:
+    found = faults(definition, machine_type or "STANDARD")
     if not found:
         try:
             parse(definition)
@@ -208,8 +208,8 @@ def _all_faults(definition: str) -> list[Fault]:
     return found
 
 
-def _check_definition(definition: str) -> None:
-    if found := _all_faults(definition):
+def _check_definition(definition: str, machine_type: str | None) -> None:
+    if found := _all_faults(definition, machine_type):
         raise ServiceError("InvalidDefinition", f"Invalid State Machine Definition: '{', '.join(map(str, found))}'")
 
 

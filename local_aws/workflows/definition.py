@@ -131,7 +131,7 @@ class Fault:
         return f"{self.code}: {self.message} at {self.location}"
 
 
-def faults(text: str) -> list[Fault]:
+def faults(text: str, machine_type: str = "STANDARD") -> list[Fault]:
     """What is wrong with a definition; nothing if it can be executed here."""
     try:
         definition = json.loads(text)
@@ -141,7 +141,7 @@ def faults(text: str) -> list[Fault]:
         return [_schema("A definition is a JSON object", "/")]
     if len(text.encode()) > MAX_DEFINITION_BYTES:
         return [_schema(f"A definition has at most {MAX_DEFINITION_BYTES} bytes", "/")]
-    checker = _Checker()
+    checker = _Checker(is_express=machine_type == "EXPRESS")
     return list(checker.machine(definition, "", definition.get("QueryLanguage", JSONPATH), MACHINE_FIELDS))
 
 
@@ -157,7 +157,8 @@ def _missing(field: str, target: str, path: str) -> Fault:
 class _Checker:
     """Walks through one definition; remembers the names that must be unique in all of it."""
 
-    def __init__(self):
+    def __init__(self, is_express: bool):
+        self._is_express = is_express
         self._names: set[str] = set()
         self._labels: set[str] = set()
 
@@ -221,6 +222,8 @@ class _Checker:
             yield Fault("INVALID_RESOURCE", f"Resource is an ARN, not {resource!r}", f"{path}/Resource")
         elif ":activity:" in resource:
             yield Fault("INVALID_RESOURCE", "The local AWS does not support activities", f"{path}/Resource")
+        elif self._is_express and re.search(r"\.(sync|waitForTaskToken)", resource):
+            yield _schema(f"An EXPRESS state machine does not wait, as {resource} does", f"{path}/Resource")
 
     def _choice(self, state: dict, path: str, language: str) -> Iterator[Fault]:
         if not isinstance(state["Choices"], list) or not state["Choices"]:
@@ -249,11 +252,15 @@ class _Checker:
         if not isinstance(processor, dict):
             yield _schema("These fields are required: ['ItemProcessor']", path)
             return
-        inner = processor.get("QueryLanguage", language)
-        yield from self.machine(processor, f"{path}/{field}", inner, PROCESSOR_FIELDS)
         config = processor.get("ProcessorConfig", {})
         mode, kind = config.get("Mode", "INLINE"), config.get("ExecutionType")
         place = f"{path}/{field}/ProcessorConfig"
+        if self._is_express and mode == "DISTRIBUTED":
+            yield _schema("An EXPRESS state machine has no distributed Map", f"{place}/Mode")
+        around, self._is_express = self._is_express, self._is_express or kind == "EXPRESS"
+        inner = processor.get("QueryLanguage", language)
+        yield from self.machine(processor, f"{path}/{field}", inner, PROCESSOR_FIELDS)
+        self._is_express = around
         if mode == "INLINE":
             for name in sorted(DISTRIBUTED_ONLY.keys() & state.keys()):
                 yield _schema(f"Field {name!r} is only supported when Mode is DISTRIBUTED", f"{path}/{name}")

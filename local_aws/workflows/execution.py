@@ -111,13 +111,17 @@ class Execution:
             activity_store={},
         )
         environment.event_manager = self._history
+        environment.next_state_name = self.machine.program.start_at.start_at_name  # from now on it can be stopped
         return environment
 
     def start(self) -> None:
         threading.Thread(target=self.run, name=f"execution {self.name}", daemon=True).start()
 
     def run(self) -> None:
+        """Runs it to its end. One that has been stopped before does not begin."""
         environment, history = self.environment, self._history
+        if environment is None or history is None:
+            return
         details = {"input": self._input, "inputDetails": {"truncated": False}, "roleArn": self.machine.role_arn}
         history.add_event(
             environment.event_history_context,

@@ -27,6 +27,11 @@ def query_failed(env: Environment, cause: str) -> QueryFailed:
     return QueryFailed(FailureEvent(env, error_name(QUERY_ERROR), HistoryEventType.EvaluationFailed, details))
 
 
+def state_failed(env: Environment, error: str, cause: str) -> FailureEventException:
+    details = EventDetails(executionFailedEventDetails={"error": error, "cause": cause})
+    return FailureEventException(FailureEvent(env, error_name(error), HistoryEventType.ExecutionFailed, details))
+
+
 def map_run_failed(env: Environment, error: str, cause: str) -> FailureEventException:
     details = EventDetails(mapRunFailedEventDetails={"error": error, "cause": cause})
     return FailureEventException(FailureEvent(env, error_name(error), HistoryEventType.MapRunFailed, details))

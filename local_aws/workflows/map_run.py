@@ -70,6 +70,8 @@ def run_map(state: MapState, env: Environment) -> None:
         error, cause = failure.extract_error_cause_pair()
         _event(env, HistoryEventType.MapRunFailed, mapRunFailedEventDetails={"error": error, "cause": cause})
         raise
+    finally:
+        run.forget_items()
     run.end("SUCCEEDED")
     _event(env, HistoryEventType.MapRunSucceeded)
     _event(env, HistoryEventType.MapStateSucceeded, update_source_event_id=False)
@@ -264,6 +266,10 @@ class MapRun:
     def end(self, status: str) -> None:
         if self.status == "RUNNING":
             self.status, self.stop_date = status, time.time()
+
+    def forget_items(self) -> None:
+        """What a Map Run that has ended still holds does not grow with its items' sizes."""
+        self._inputs, self._results = iter(()), None
 
     def results_written(self) -> None:
         """Counts what the result files hold: every child that has ended."""

@@ -17,21 +17,27 @@ from botocore.exceptions import ClientError
 from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
 from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
+from moto.stepfunctions.parser.asl.component.common.path import result_path
 from moto.stepfunctions.parser.asl.component.common.string.string_expression import StringJSONata, StringVariableSample
 from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import EvalTimeoutError
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
 from moto.stepfunctions.parser.asl.component.program.program import Program
+from moto.stepfunctions.parser.asl.component.state.choice.state_choice import StateChoice
 from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.iteration_worker import IterationWorker
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.max_concurrency import MaxConcurrencyDecl
 from moto.stepfunctions.parser.asl.component.state.exec.state_map.state_map import StateMap
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_lambda
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service import StateTaskService
 from moto.stepfunctions.parser.asl.eval.environment import Environment
-from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.asl.utils import boto_client, json_path
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
 
 from local_aws.json_protocol import ServiceError
 from local_aws.workflows import templates
+from local_aws.workflows.failures import state_failed
+from local_aws.workflows.grammar import parse_machine
 from local_aws.workflows.map_run import MapState, run_map
 
 # What a distributed Map reads for itself (see map_run); moto's grammar does not know all of it.
@@ -55,9 +61,8 @@ INVOKE_OPTIONS = {
     "ClientContext": "client_context",
     "InvocationType": "invocation_type",
 }
+INLINE_CONCURRENCY = 40
 UNCAUGHT_BY_ALL = ("States.DataLimitExceeded", "States.Runtime")
-
-_parsing = threading.Lock()
 
 
 def install(server) -> None:
@@ -72,10 +77,18 @@ def install(server) -> None:
     StringVariableSample._eval_body = _eval_variable
     CustomErrorName.__init__ = ErrorName.__init__
     ErrorEqualsDecl._eval_body = _eval_error_equals
+    StateChoice._eval_state = _choice_evaluator(StateChoice._eval_state)
     StateMap._eval_execution = _map_evaluator(StateMap._eval_execution)
+    MaxConcurrencyDecl._eval_body = _eval_inline_concurrency
+    IterationWorker._eval_pool = _eval_iterations
     state_task_service_lambda._SUPPORTED_API_PARAM_BINDINGS["invoke"].add("InvocationType")
     lambda_eval_utils.execute_lambda_function_integration = functools.partial(_invoke_function, server)
-    json_path.parse = functools.lru_cache(maxsize=4096)(json_path.parse)
+    for module in (json_path, result_path):
+        module.parse = functools.lru_cache(maxsize=4096)(module.parse)
+    StateTaskService._normalise_parameters = lambda *arguments, **named: _normalise_parameters(
+        server, *arguments, **named
+    )
+    StateTaskService._normalise_response = lambda *arguments, **named: _normalise_response(server, *arguments, **named)
     _replace_everywhere("boto_client_for", boto_client.boto_client_for, functools.partial(_client_for, server))
 
 
@@ -83,8 +96,7 @@ def install(server) -> None:
 def parse(definition: str) -> Program:
     """The program of a definition that has been checked. It is not changed by running it, so executions share it."""
     tree = json.loads(definition)
-    with _parsing:
-        program, _ = AmazonStateLanguageParser.parse(json.dumps(_for_moto(tree)))
+    program = parse_machine(_for_moto(tree))
     _add_map_states(tree, program.states.states, tree.get("QueryLanguage", "JSONPath"))
     return program
 
@@ -142,7 +154,8 @@ def _eval(self, env: Environment) -> None:
 
 # A branch has no time-out of its own, and a machine's is kept by its Execution, so no thread is spent on either.
 def _eval_program(self, env: Environment) -> None:
-    env.next_state_name = self.start_at.start_at_name
+    if env.is_running():
+        env.next_state_name = self.start_at.start_at_name
     EvalComponent.eval(self, env)
 
 
@@ -151,7 +164,7 @@ def _evaluate_with_timeout(self, env: Environment) -> None:
     self.timeout.eval(env)
     seconds = env.stack.pop()
     frame = env.open_frame()
-    frame.states.reset(input_value=env.states.get_input())
+    frame.states.reset(input_value=env.states._states_data["input"])
     frame.stack = list(env.stack)
     try:
         if self.timeout.is_default_value():
@@ -207,6 +220,44 @@ def _eval_error_equals(self, env: Environment) -> None:
     )
 
 
+# No rule of a Choice and no Default is an error of its own.
+def _choice_evaluator(eval_choice):
+    def eval_and_name_the_error(self, env: Environment) -> None:
+        try:
+            eval_choice(self, env)
+        except RuntimeError as error:
+            raise state_failed(
+                env,
+                "States.NoChoiceMatched",
+                f"No rule of the Choice state '{self.name}' matched, and it has no Default",
+            ) from error
+
+    return eval_and_name_the_error
+
+
+# An inline Map runs at most 40 iterations at a time.
+def _eval_inline_concurrency(self, env: Environment) -> None:
+    env.stack.append(min(self._eval_max_concurrency(env) or INLINE_CONCURRENCY, INLINE_CONCURRENCY))
+
+
+# However many iterations there are, they follow one another: a call within a call for each hits Python's limit.
+def _eval_iterations(self, job, worker_frame: Environment) -> None:
+    if job is None:
+        self._env.close_frame(worker_frame)
+    while job is not None:
+        frame = worker_frame.open_inner_frame()
+        self._eval_job(env=frame, job=job)
+        worker_frame.close_frame(frame)
+        failed = isinstance(job.job_output, Exception)
+        following = None if failed or self.stopped() else self._job_pool.next_job()
+        if following is None:
+            if not failed:
+                worker_frame.event_history_context.source_event_id = frame.event_history_context.last_published_event_id
+            self._env.close_frame(worker_frame)
+        self._job_pool.close_job(job)
+        job = following
+
+
 # A distributed Map starts a Map Run whose children are executions.
 def _map_evaluator(eval_inline_map):
     def eval_map(self, env: Environment) -> None:
@@ -249,6 +300,29 @@ def _invoke_function(server, env: Environment, parameters: dict, region: str, st
 def _client_error(code: str, message: str, status: int) -> ClientError:
     metadata = {"HTTPStatusCode": status, "RequestId": str(uuid.uuid4())}
     return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "Invoke")
+
+
+# A definition writes the members of all services in PascalCase; each service has its own way.
+def _normalise_parameters(server, self, parameters: dict, boto_service_name=None, service_action_name=None) -> None:
+    operation = _operation(server, self, boto_service_name, service_action_name)
+    if operation is not None and operation.input_shape is not None:
+        self._to_boto_request(parameters, operation.input_shape)
+
+
+def _normalise_response(server, self, response, boto_service_name=None, service_action_name=None) -> None:
+    operation = _operation(server, self, boto_service_name, service_action_name)
+    if operation is not None and operation.output_shape is not None:
+        self._from_boto_response(response, operation.output_shape)
+
+
+def _operation(server, task: StateTaskService, service_name: str | None, action: str | None):
+    """boto's description of the operation that a task calls, None for Lambda, whose own names they are."""
+    service = task._get_boto_service_name(service_name)
+    if service == "lambda":
+        return None
+    client = server.client(service)
+    name = client.meta.method_to_api_mapping.get(task._get_boto_service_action(action))
+    return name and client.meta.service_model.operation_model(name)
 
 
 # Tasks of other services use this server's address and its key.

@@ -5,10 +5,10 @@ import json
 
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
 from moto.stepfunctions.parser.asl.eval.environment import Environment
-from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
 from local_aws.workflows import jsonata
 from local_aws.workflows.failures import query_failed
+from local_aws.workflows.grammar import parse_machine
 
 
 def is_expression(value) -> bool:
@@ -59,5 +59,5 @@ def _variables(env: Environment) -> dict:
 def _payload_template(text: str) -> EvalComponent:
     """moto's component for a JSONPath template: the Parameters of a Pass state."""
     state = {"Type": "Pass", "Parameters": json.loads(text), "End": True}
-    program, _ = AmazonStateLanguageParser.parse(json.dumps({"StartAt": "Template", "States": {"Template": state}}))
+    program = parse_machine({"StartAt": "Template", "States": {"Template": state}})
     return program.states.states["Template"].parameters
