@@ -15,6 +15,7 @@ class Backbone:
     def __init__(self, path: Path, threads: int = 0):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the cores too
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
