@@ -7,6 +7,7 @@ arrays of bytes. No pickle reaches numpy or any other function of Python: it can
 
 import gzip
 import pickle
+import pickletools
 import re
 import tarfile
 import zlib
@@ -24,11 +25,22 @@ IMAGE_BYTES = 3 * SIDE * SIDE
 MAX_MEMBER_BYTES = 256 * 1024**2
 MAX_MEMBERS = 20
 MAX_TRAILER_BYTES = 1024**2
+MAX_MEMO = 1_000_000
+INSTRUCTIONS = {
+    *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL", "REDUCE", "BUILD"),
+}
 FILE_NAME = re.compile(r"\w[\w.-]*\.png", re.ASCII)
 
 
 class ArchiveRefused(ValueError):
     """The archive is damaged, is not the official one, or holds what it must not; the message says what to do."""
+
+
+class UnknownClass(ValueError):
+    """CIFAR-100 has no such class; the message names those that it has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Split:
 def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split]:
     """The train and test images of those classes; a label is the class's place in classes.
 
-    Raises ArchiveRefused for an archive that is damaged or holds what it must not, FileNotFoundError, and ValueError
+    Raises ArchiveRefused for an archive that is damaged or holds what it must not, FileNotFoundError, and UnknownClass
     for a class that CIFAR-100 has not.
     """
     if not Path(path).is_file():
@@ -104,7 +116,9 @@ def _columns(table: dict) -> tuple[np.ndarray, np.ndarray, list[str]]:
 def _places(classes: Sequence[str], names: list[str]) -> list[int]:
     unknown = sorted(set(classes) - set(names))
     if unknown or len(set(classes)) != len(classes) or not classes:
-        raise ValueError(f"CIFAR-100 has no classes {unknown or list(classes)}; name each once, of: {', '.join(names)}")
+        raise UnknownClass(
+            f"CIFAR-100 has no classes {unknown or list(classes)}; name each once, of: {', '.join(names)}"
+        )
     return [names.index(name) for name in classes]
 
 
@@ -126,24 +140,52 @@ class _Unpickler(pickle.Unpickler):
     """Knows what CIFAR's pickles name, of Python 2 and 3, of numpy before and after 2, and refuses every other name."""
 
     def __init__(self, data: bytes):
+        _check_instructions(data)
         super().__init__(BytesIO(data), encoding="bytes")
-        self._encoded_bytes_left = MAX_MEMBER_BYTES
+        reconstruct = _Reconstruct()
+        self._known = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _ByteType,
+            ("_codecs", "encode"): _Encode(),
+        }
 
     def find_class(self, module: str, name: str):
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
-            return _reconstruct
-        known = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _ByteType, ("_codecs", "encode"): self._encode}
-        if (module, name) not in known:
+        if (module, name) not in self._known:
             raise pickle.UnpicklingError(
                 f"it names {module}.{name}, which no data set needs and which could run anything"
             )
-        return known[module, name]
+        return self._known[module, name]
 
-    def _encode(self, text: str, encoding: str) -> bytes:
-        self._encoded_bytes_left -= len(text)
-        if encoding not in ("latin1", b"latin1") or self._encoded_bytes_left < 0:
+
+def _check_instructions(data: bytes) -> None:
+    """Refuses the instructions that plain data do not need: some let a few bytes ask for gigabytes of memory."""
+    for instruction, argument, _ in pickletools.genops(data):
+        if instruction.name not in INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"it holds the instruction {instruction.name}, which plain data do not need")
+        if instruction.name in ("BINPUT", "LONG_BINPUT") and argument > MAX_MEMO:
+            raise pickle.UnpicklingError(f"it numbers its objects up to {argument}, and {MAX_MEMO} is the highest")
+
+
+class _Callable:
+    """What a pickle may call, and must not change."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes what it was given to call")
+
+
+class _Encode(_Callable):
+    """Stands for _codecs.encode, by which Python 3 writes bytes in this protocol; gives a member's worth of them."""
+
+    def __init__(self):
+        self._bytes_left = MAX_MEMBER_BYTES
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        self._bytes_left -= len(text)
+        if encoding != "latin1" or self._bytes_left < 0:
             raise pickle.UnpicklingError(
-                f"it encodes more than {MAX_MEMBER_BYTES} bytes, or not to latin1 ({encoding!r})"
+                f"it encodes to {encoding!r} instead of latin1, or more than {MAX_MEMBER_BYTES} bytes"
             )
         return text.encode("latin1")
 
@@ -171,7 +213,10 @@ class _Array:
         return np.frombuffer(self.data, np.uint8).reshape(self.shape, order="F" if self.is_fortran else "C")
 
 
-def _reconstruct(kind: type, _shape: tuple, _type: bytes) -> _Array:
-    if kind is not _Array:
-        raise pickle.UnpicklingError("it reconstructs something that is no array")
-    return _Array()
+class _Reconstruct(_Callable):
+    """Stands for numpy's function of that name, which makes an empty array to be filled."""
+
+    def __call__(self, kind: type, _shape: tuple, _type: bytes) -> _Array:
+        if kind is not _Array:
+            raise pickle.UnpicklingError("it reconstructs something that is no array")
+        return _Array()

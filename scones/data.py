@@ -69,7 +69,7 @@ def get_cifar100(
 
     A given archive need not be the official one, it only has to be whole; a cached or downloaded one must have the md5.
     When the download fails, allow_drawn gives a small set of drawn bicycles and motorcycles instead, with a warning.
-    Raises ArchiveRefused, DownloadFailed, FileNotFoundError, and ValueError for a class that CIFAR-100 has not.
+    Raises ArchiveRefused, DownloadFailed, FileNotFoundError, and UnknownClass.
     """
     given = archive or os.environ.get("CIFAR100_ARCHIVE")
     if given:
@@ -102,13 +102,16 @@ def draw_dataset(train: int = 500, test: int = 100, seed: int = 0) -> Dataset:
 def write_images(dataset: Dataset, folder: str | os.PathLike = "data") -> pd.DataFrame:
     """Writes folder/train/*.png, folder/test/*.png, folder/train.lst and folder/test.lst.
 
-    A .lst line is `row<TAB>label<TAB>file name`, the file named as seen from its split's folder.
+    A .lst line is `row<TAB>label<TAB>file name`, the file named as seen from its split's folder. PNG files of
+    an earlier call that are not part of the data set are removed: what is uploaded is what the .lst files name.
     Returns one line an image: split, row, label, class, name, path.
     """
     frames = []
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         target = Path(folder) / split_name
         target.mkdir(parents=True, exist_ok=True)
+        for stale in set(target.glob("*.png")) - {target / name for name in split.names}:
+            stale.unlink()
         for pixels, name in zip(split.pixels, split.names, strict=True):
             Image.fromarray(pixels).save(target / name)
         frame = pd.DataFrame({"split": split_name, "row": split.rows, "label": split.labels})

@@ -149,6 +149,37 @@ def test_any_other_line_is_named_and_skipped(s3, line):
     assert len(frame) == 1 and len(problems) == 1 and "line 1 is no captured record" in problems[0]
 
 
+def test_any_damage_to_a_line_ends_in_a_record_or_a_named_problem(s3):
+    rng = np.random.default_rng(0)
+    pieces = [
+        b"[",
+        b"]",
+        b"{",
+        b"null",
+        b"1e999",
+        b"NaN",
+        b"-",
+        b"9" * 400,
+        b'"',
+        b"\\ud800",
+        b"\xff",
+        b"\x00",
+        b"0.5",
+        b"",
+    ]
+    lines = []
+    for _ in range(1000):
+        line = record().encode()
+        for _ in range(rng.integers(1, 4)):
+            start = rng.integers(len(line))
+            line = line[:start] + pieces[rng.integers(len(pieces))] + line[start + rng.integers(0, 9) :]
+        lines.append(line)
+    s3.put_object(Bucket="captures", Key=f"{FOLDER}/2025/10/04/08/44-11-000-x.jsonl", Body=b"\n".join(lines))
+    frame, problems = read_captures(s3, URI)
+    assert len(frame) + len(problems) == 1000 and len(frame) > 0
+    assert frame["confidence"].between(0, 1).all() and frame["time"].notna().all()
+
+
 def test_nothing_captured_yet_is_an_empty_frame_that_no_plot_pretends_to_draw(s3):
     frame, problems = read_captures(s3, URI)
     assert frame.empty and problems == [] and "confidence" in frame
