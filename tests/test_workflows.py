@@ -1,8 +1,10 @@
 """State machines as the local AWS runs them, through boto3: real functions, real files in S3."""
 
+import base64
 import functools
 import io
 import json
+import os
 import time
 import uuid
 import zipfile
@@ -12,6 +14,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from local_aws.workflows.archive import pack, unpack
 from local_aws.workflows.definition import faults
 from local_aws.workflows.jsonata import EvaluationFailed, evaluate
 
@@ -470,6 +473,14 @@ class TestExecutions:
         finally:
             bus.remove_targets(Rule="status", Ids=["0", "1"])
             bus.delete_rule(Name="status")
+
+
+def test_an_image_that_a_history_repeats_is_archived_once():
+    image = base64.b64encode(os.urandom(30_000)).decode()
+    text = json.dumps([{"n": n, "image": image, "other": "line\nbreak"} for n in range(9)])
+    packed = pack(text)
+    assert unpack(packed) == text
+    assert len(packed) < len(image)
 
 
 class TestMapRuns:

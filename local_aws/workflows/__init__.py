@@ -14,8 +14,9 @@ from flask import Flask
 from local_aws import records
 from local_aws.json_protocol import ServiceError, hook, request_region
 from local_aws.workflows.api import Api
+from local_aws.workflows.archive import Archive
 from local_aws.workflows.deadlines import Deadlines
-from local_aws.workflows.execution import Archive, Execution, Machine
+from local_aws.workflows.execution import Execution, Machine
 from local_aws.workflows.map_run import MapRun
 from local_aws.workflows.moto_interpreter import install, parse
 from local_aws.workflows.status_events import StatusEvents

@@ -4,11 +4,9 @@ import json
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from moto.stepfunctions.parser.api import HistoryEventType
 from moto.stepfunctions.parser.asl.component.program.program import Program
@@ -41,31 +39,6 @@ class Machine:
         if self.type == "EXPRESS":
             return f"{self.arn.replace(':stateMachine:', ':express:')}:{name}:{uuid.uuid4()}"
         return f"{self.arn.replace(':stateMachine:', ':execution:')}:{name}"
-
-
-class Archive:
-    """What is kept of executions that have ended, on disk, so that memory does not grow with their payloads."""
-
-    def __init__(self, path: Path):
-        self._file = open(path, "w+b")  # noqa: SIM115, closed with the server
-        self._lock = threading.Lock()
-
-    def put(self, content: dict) -> tuple[int, int]:
-        data = zlib.compress(json.dumps(content).encode(), 1)
-        with self._lock:
-            place = self._file.seek(0, 2), len(data)
-            self._file.write(data)
-        return place
-
-    def get(self, place: tuple[int, int]) -> dict:
-        offset, size = place
-        with self._lock:
-            self._file.seek(offset)
-            data = self._file.read(size)
-        return json.loads(zlib.decompress(data))
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Execution:
