@@ -66,7 +66,7 @@ def sample_predictions(
     which is "most confident", "least confident" or "below the threshold" (the last ones, when there are more).
     """
     _require(frame, "image", "predicted", "confidence")
-    pictured = frame[frame["image"].notna()]
+    pictured = frame[frame["image"].notna()].drop_duplicates("image")
     choices = {
         "most confident": pictured.nlargest(count, "confidence"),
         "least confident": pictured.nsmallest(count, "confidence"),
