@@ -138,6 +138,10 @@ class TestJSONata:
             ("$x.one", [5]),
             ("$exists($x.missing)", False),
             ("$partition([1, 2, 3, 4, 5], 2)", [[1, 2], [3, 4], [5]]),
+            ("$x.deep.a.b & $x.deep.c", "12"),
+            ("$x.deep.a.%.c", "2"),
+            ("$count($keys($x))", 5),
+            ("($y := $x; $y.deep.c)", "2"),
             ("$range(1, 10, 3)", [1, 4, 7, 10]),
             ("$range(10, 1, -3)", [10, 7, 4, 1]),
             ("$hash('abc', 'MD5')", "900150983cd24fb0d6963f7d28e17f72"),
@@ -150,7 +154,13 @@ class TestJSONata:
         ],
     )
     def test_an_expression_has_the_value_that_the_language_gives_it(self, expression, value):
-        given = {"text": 'a "quoted" \\ text\n', "nothing": None, "list": [1, None, {"deep": None}], "one": [5]}
+        given = {
+            "text": 'a "quoted" \\ text\n',
+            "nothing": None,
+            "list": [1, None, {"deep": None}],
+            "one": [5],
+            "deep": {"a": {"b": "1"}, "c": "2"},
+        }
         assert evaluate(expression, {"x": given}) == value
 
     @pytest.mark.parametrize("expression", ["$x.missing", "function($y) { $y }", "$x.", "$hash('a', 'CRC')", "1 + 'a'"])
@@ -573,6 +583,26 @@ class TestMapRuns:
 
     def test_items_that_are_no_array_fail_the_state(self, aws):
         assert run(aws, distributed(), {"n": 1})["error"] == "States.QueryEvaluationError"
+
+    def test_an_ItemSelector_that_fails_fails_the_map_run(self, aws):
+        for selector in ({"a": "{% $states.context.Map.Item.Value.a %}"}, {"a": "{% 1 + 'a' %}"}):
+            execution = run(aws, distributed(ItemSelector=selector), [{"a": 1}, {}])
+            assert execution["error"] == "States.QueryEvaluationError"
+            assert map_run(aws, execution)["status"] == "FAILED"
+
+    def test_a_running_map_run_takes_a_new_concurrency_and_tolerance(self, aws):
+        machine = create(aws, distributed(MaxConcurrency=1))
+        items = json.dumps([{"seconds": 0.3, "fail": "x"}] + [{"seconds": 0.3}] * 5)
+        arn = aws.start_execution(stateMachineArn=machine, input=items)["executionArn"]
+        deadline = time.monotonic() + 10
+        while not (runs := aws.list_map_runs(executionArn=arn)["mapRuns"]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run = runs[0]["mapRunArn"]
+        aws.update_map_run(mapRunArn=run, maxConcurrency=6, toleratedFailureCount=1)
+        time.sleep(0.1)
+        changed = aws.describe_map_run(mapRunArn=run)
+        assert (changed["maxConcurrency"], changed["itemCounts"]["running"]) == (6, 6)
+        assert wait(aws, arn)["status"] == "SUCCEEDED"
 
     def test_a_thousand_items_lose_none(self, aws):
         child = {"Type": "Pass", "Output": "{% $states.input + 1 %}", "End": True}

@@ -78,8 +78,8 @@ class Api:
             raise ServiceError("StateMachineTypeNotSupported", f"{machine.arn} is not an EXPRESS state machine")
         execution = self._workflows.run(machine, name, text)
         billed = math.ceil((execution.stop_date - execution.start_date) * 10) * 100
-        summary, billing = _summary(execution), {"billedMemoryUsedInMB": 64, "billedDurationInMilliseconds": billed}
-        return {**summary, **_outcome(execution), "billingDetails": billing}
+        billing = {"billedMemoryUsedInMB": 64, "billedDurationInMilliseconds": billed}
+        return {**_description(execution), "billingDetails": billing}
 
     def _new_execution(self, call: dict) -> tuple[Machine, str, str]:
         name, text = call.get("name") or str(uuid.uuid4()), call.get("input") or "{}"
@@ -101,8 +101,7 @@ class Api:
         return {"stopDate": execution.stop_date or time.time()}
 
     def describe_execution(self, call: dict) -> dict:
-        execution = self._workflows.execution(call["executionArn"])
-        return {**_summary(execution), **_outcome(execution)}
+        return _description(self._workflows.execution(call["executionArn"]))
 
     def describe_machine_of_execution(self, call: dict) -> dict:
         execution = self._workflows.execution(call["executionArn"])
@@ -245,10 +244,20 @@ def _without_data(event: dict) -> dict:
     }
 
 
+def _description(execution: Execution) -> dict:
+    description, content = _summary(execution), execution.content()
+    description.update(input=content["input"], inputDetails={"included": True})
+    if description["status"] == "SUCCEEDED":
+        description.update(output=content["output"], outputDetails={"included": True})
+    elif description["status"] != "RUNNING":
+        description.update(_given({"error": execution.error, "cause": execution.cause}))
+    return description
+
+
 def _summary(execution: Execution) -> dict:
-    machine = execution.machine
+    machine, status = execution.machine, execution.status
     given = {
-        "stopDate": execution.stop_date,
+        "stopDate": None if status == "RUNNING" else execution.stop_date,
         "mapRunArn": execution.map_run and execution.map_run.arn,
         "stateMachineVersionArn": machine.version_arn,
         "stateMachineAliasArn": machine.alias_arn,
@@ -257,19 +266,11 @@ def _summary(execution: Execution) -> dict:
         "executionArn": execution.arn,
         "stateMachineArn": machine.arn,
         "name": execution.name,
-        "status": execution.status,
+        "status": status,
         "startDate": execution.start_date,
         "redriveCount": 0,
         **_given(given),
     }
-
-
-def _outcome(execution: Execution) -> dict:
-    content = execution.content()
-    outcome = {"input": content["input"], "inputDetails": {"included": True}}
-    if content["output"] is not None:
-        outcome.update(output=content["output"], outputDetails={"included": True})
-    return {**outcome, **_given({"error": execution.error, "cause": execution.cause})}
 
 
 def _map_run_summary(run: MapRun) -> dict:

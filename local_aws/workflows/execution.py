@@ -105,7 +105,15 @@ class Execution:
         self.workflows.status_changed(self)
         if limit := self._limit_seconds():
             self.workflows.deadlines.add(limit, self.time_out)
-        self.machine.program.eval(environment)
+        try:
+            self.machine.program.eval(environment)
+        except Exception as error:  # of the interpreter itself; whoever waits for this execution must hear of it
+            details = {"error": "States.Runtime", "cause": f"{type(error).__name__}: {error}"}
+            history.add_event(
+                environment.event_history_context,
+                HistoryEventType.ExecutionFailed,
+                {"executionFailedEventDetails": details},
+            )
         TMP_THREADS.clear()  # moto's list of all threads it ever started
 
     def _limit_seconds(self) -> float | None:
@@ -146,7 +154,8 @@ class Execution:
         self.status = status
         if self.map_run:
             self.map_run.child_ended(self)
-        self._input = self._history = self.environment = self.output = None
+        self._history = None  # before the rest, see content()
+        self._input = self.environment = self.output = None
         self._over.set()
         self.workflows.status_changed(self)
 
@@ -154,11 +163,12 @@ class Execution:
         self._over.wait()
 
     def content(self) -> dict:
-        """Its input and output as JSON texts, and its events; the output is None while it runs and where it failed."""
-        history, text = self._history, self._input
-        if self._archived is None and history is not None:
-            return {"input": text, "output": None, "events": list(history.events)}
-        return self.workflows.archive.get(self._archived)
+        """Its input and output as JSON texts, and its events; the output is None where there is none (yet)."""
+        text, output = self._input, self.output
+        history = self._history  # read last: while it is there, so is the rest
+        if history is None:
+            return self.workflows.archive.get(self._archived)
+        return {"input": text, "output": output, "events": list(history.events)}
 
 
 def iso_date(seconds: float) -> str:

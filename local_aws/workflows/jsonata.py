@@ -8,15 +8,18 @@ What Step Functions does that this does not: it stops an expression after one se
 
 import collections
 import datetime
+import functools
 import hashlib
 import json
 import math
 import random
+import re
 import uuid
 
 from jsonata import Jsonata
 from jsonata.utils import Utils
 
+REFERENCE = re.compile(r"\$(\w+)((?:\.[A-Za-z_]\w*)*)")
 HASHES = {"MD5": "md5", "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
 
 
@@ -39,7 +42,9 @@ def evaluate(expression: str, variables: dict):
     Raises EvaluationFailed for an expression that is wrong, has no value, or has one that JSON cannot hold.
     """
     try:
-        result = _evaluate(expression, {name: _bindable(value) for name, value in variables.items()})
+        references = _references(expression)
+        bound = {name: _pick(variables[name], paths) for name, paths in references.items() if name in variables}
+        result = _evaluate(expression, bound)
     except Exception as error:
         raise EvaluationFailed(f"The JSONata expression '{expression}' threw an error: {error}") from error
     if result is None:
@@ -48,6 +53,24 @@ def evaluate(expression: str, variables: dict):
         return _plain(result)
     except TypeError as error:
         raise EvaluationFailed(f"The JSONata expression '{expression}' returned an unsupported result type.") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _references(expression: str) -> dict[str, set[tuple[str, ...]]]:
+    """The variables in an expression, each with the paths of names that follow it, () for the whole."""
+    found = collections.defaultdict(set)
+    for name, path in REFERENCE.findall(expression):
+        # % may ask for the parent of what a path leads to
+        found[name].add(() if "%" in expression else tuple(path.split(".")[1:]))
+    return dict(found)
+
+
+def _pick(value, paths: set[tuple[str, ...]]):
+    """What the paths lead to in a JSON value: a large one is not copied for the sake of a small part of it."""
+    if () in paths or not isinstance(value, dict):
+        return _bindable(value)
+    names = {path[0] for path in paths if path[0] in value}
+    return {name: _pick(value[name], {path[1:] for path in paths if path[0] == name}) for name in names}
 
 
 # Compiled expressions that no thread is using at the moment: one keeps the state of its evaluation, so it cannot be

@@ -30,7 +30,6 @@ COUNTED_AS = {"SUCCEEDED": "succeeded", "FAILED": "failed", "TIMED_OUT": "timedO
 class MapState:
     """A distributed Map as its definition says it, with the program of its children."""
 
-    name: str
     fields: dict
     language: str
     program: Program
@@ -65,10 +64,9 @@ def run_map(state: MapState, env: Environment) -> None:
     _event(env, HistoryEventType.MapRunStarted, mapRunStartedEventDetails={"mapRunArn": run.arn})
     try:
         output = run.run(items)
-    except FailureEventException as failure:
+    except Exception as failure:
         run.end("FAILED")
-        error, cause = failure.extract_error_cause_pair()
-        _event(env, HistoryEventType.MapRunFailed, mapRunFailedEventDetails={"error": error, "cause": cause})
+        _event(env, HistoryEventType.MapRunFailed, mapRunFailedEventDetails=_error_and_cause(failure))
         raise
     finally:
         run.forget_items()
@@ -80,6 +78,12 @@ def run_map(state: MapState, env: Environment) -> None:
 
 def _event(env: Environment, kind: HistoryEventType, update_source_event_id: bool = True, **details) -> None:
     env.event_manager.add_event(env.event_history_context, kind, details, update_source_event_id=update_source_event_id)
+
+
+def _error_and_cause(failure: Exception) -> dict:
+    if isinstance(failure, FailureEventException):
+        return dict(zip(("error", "cause"), failure.extract_error_cause_pair(), strict=True))
+    return {"error": "States.Runtime", "cause": str(failure)}
 
 
 def _inline_items(state: MapState, env: Environment) -> list:
@@ -110,7 +114,7 @@ class MapRun:
         self._threads = 0
         self._stopping = False
         self._failure: Exception | None = None
-        self._places: dict[str, tuple[int, int]] = {}  # the index and the number of items of each running child
+        self._running: dict[Execution, tuple[int, int]] = {}  # the index and the number of items of each child
         self.execution.map_runs.append(self)
         self.execution.workflows.add_map_run(self)
 
@@ -151,7 +155,7 @@ class MapRun:
 
     def _make_inputs(self, items: list) -> Iterator[tuple[int, object]]:
         """(number of items, input) of each child, made when it is asked for; sets the counts."""
-        inputs = (self._input(index, item) for index, item in enumerate(items))
+        inputs = self._select(items) if "ItemSelector" in self._state.fields else iter(items)
         counted: Iterator = ((1, child_input) for child_input in inputs)
         children = len(items)
         if "ItemBatcher" in self._state.fields:
@@ -161,16 +165,13 @@ class MapRun:
             counts["total"] = counts["pending"] = total
         return counted
 
-    def _input(self, index: int, item):
-        if "ItemSelector" not in self._state.fields:
-            return item
-        frame = self._env.open_frame()
-        try:
-            frame.states.reset(self._env.states.get_input())
+    def _select(self, items: list) -> Iterator:
+        selector, frame = self._state.fields["ItemSelector"], self._env.open_frame()
+        frame.states._states_data["input"] = self._env.states._states_data["input"]
+        for index, item in enumerate(items):
             frame.states.context_object.context_object_data["Map"] = {"Item": {"Index": index, "Value": item}}
-            return templates.evaluate(frame, self._state.fields["ItemSelector"], self._state.language)
-        finally:
-            self._env.delete_frame(frame)
+            yield templates.evaluate(frame, selector, self._state.language)
+        self._env.delete_frame(frame)
 
     def _run_children(self) -> None:
         with self._changed:
@@ -178,7 +179,7 @@ class MapRun:
             self._changed.wait_for(self._is_over)
 
     def _start_threads(self) -> None:
-        for _ in range(min(self._allowed_threads(), self.execution_counts["pending"]) - self._threads):
+        for _ in range(min(self._allowed_threads() - self._threads, self.execution_counts["pending"])):
             self._threads += 1
             threading.Thread(target=self._work, name=f"map run {self.arn[-8:]}", daemon=True).start()
 
@@ -186,12 +187,14 @@ class MapRun:
         return min(self.max_concurrency or THREADS, THREADS)
 
     def _is_over(self) -> bool:
-        return self._places == {} and (self._stopping or self.execution_counts["pending"] == 0)
+        return not self._running and (self._stopping or self.execution_counts["pending"] == 0)
 
     def _work(self) -> None:
         """One thread: runs one child after the other."""
         while child := self._next_child():
             child.run()
+        if self._failure:
+            self._stop_children()
 
     def _next_child(self) -> Execution | None:
         with self._changed:
@@ -200,7 +203,7 @@ class MapRun:
                 return None
             try:
                 index, (size, child_input) = next(self._inputs)
-            except FailureEventException as failure:
+            except Exception as failure:  # the ItemSelector's; run() raises it again
                 self._stop(failure)
                 self._threads -= 1
                 return None
@@ -208,7 +211,7 @@ class MapRun:
                 self.execution.workflows, self._machine, str(uuid.uuid4()), json.dumps(child_input), map_run=self
             )
             self.children.append(child)
-            self._places[child.arn] = index, size
+            self._running[child] = index, size
             self._count("pending", "running", size)
         self.execution.workflows.add(child)
         return child
@@ -221,18 +224,22 @@ class MapRun:
     def child_ended(self, child: Execution) -> None:
         """Called by a child, once, while it still has its input and its output."""
         with self._changed:
-            index, items = self._places[child.arn]
-        self._results.add(index, child)
+            index, items = self._running[child]
+        failure = self._keep_result(index, child)
         with self._changed:
-            del self._places[child.arn]
+            del self._running[child]
             self._count("running", COUNTED_AS[child.status], items)
-            exceeded = not self._stopping and self._exceeds_tolerance()
-            if exceeded:
+            if not self._stopping and (failure or self._exceeds_tolerance()):
                 cause = "The specified tolerated failure threshold was exceeded"
-                self._stop(map_run_failed(self._env, "States.ExceedToleratedFailureThreshold", cause))
+                self._stop(failure or map_run_failed(self._env, "States.ExceedToleratedFailureThreshold", cause))
             self._changed.notify_all()
-        if exceeded:
-            self._stop_children()
+
+    def _keep_result(self, index: int, child: Execution) -> Exception | None:
+        try:
+            self._results.add(index, child)
+        except OSError as error:
+            return map_run_failed(self._env, "States.ResultWriterFailed", f"The result cannot be kept: {error}")
+        return None
 
     def _exceeds_tolerance(self) -> bool:
         failed, total = self.item_counts["failed"] + self.item_counts["timedOut"], self.item_counts["total"]
@@ -251,7 +258,9 @@ class MapRun:
         self._changed.notify_all()
 
     def _stop_children(self) -> None:
-        for child in list(self.children):
+        with self._changed:
+            running = list(self._running)
+        for child in running:
             child.stop()
 
     def abort(self) -> None:

@@ -6,6 +6,7 @@ intermediate values, the variables and the history. What follows replaces method
 says in one comment which behaviour of the service it restores. moto is pinned exactly in requirements.txt.
 """
 
+import base64
 import functools
 import json
 import logging
@@ -136,7 +137,7 @@ def _add_map_states(machine: dict, components: dict, language: str) -> None:
             iteration = component.iteration_component
             _add_map_states(_processor(state), iteration._states.states, state_language)
             if is_distributed(state):
-                component.map_state = MapState(name, state, state_language, iteration._get_iteration_program())
+                component.map_state = MapState(state, state_language, iteration._get_iteration_program())
 
 
 def _branches(component) -> list[Program]:
@@ -286,15 +287,16 @@ def _invoke_function(server, env: Environment, parameters: dict, region: str, st
         cause = json.dumps(payload, separators=(",", ":"))
         raise lambda_eval_utils.LambdaFunctionErrorException(outcome.function_error, cause)
     status = 202 if options.get("invocation_type") == "Event" else 200
-    env.stack.append(
-        {
-            "ExecutedVersion": outcome.executed_version,
-            "Payload": payload,
-            "SdkHttpMetadata": {"HttpStatusCode": status},
-            "SdkResponseMetadata": {"RequestId": outcome.request_id},
-            "StatusCode": status,
-        }
-    )
+    result = {
+        "ExecutedVersion": outcome.executed_version,
+        "Payload": payload,
+        "SdkHttpMetadata": {"HttpStatusCode": status},
+        "SdkResponseMetadata": {"RequestId": outcome.request_id},
+        "StatusCode": status,
+    }
+    if parameters.get("LogType") == "Tail":
+        result["LogResult"] = base64.b64encode(outcome.log_tail).decode()
+    env.stack.append(result)
 
 
 def _client_error(code: str, message: str, status: int) -> ClientError:

@@ -19,7 +19,7 @@ def evaluate(env: Environment, template, language: str):
     """The template's value for the state whose environment this is. Raises FailureEventException."""
     if language == "JSONata":
         return _evaluate_jsonata_template(env, template)
-    env.stack.append(env.states.get_input())
+    env.stack.append(env.states._states_data["input"])
     _payload_template(json.dumps({"value": template})).eval(env)
     value = env.stack.pop()["value"]
     env.stack.pop()
