@@ -436,6 +436,10 @@ class TestExecutions:
         assert (failed["status"], failed["error"]) == ("FAILED", "OutOfRange")
         with pytest.raises(ClientError, match="StateMachineTypeNotSupported"):
             aws.list_executions(stateMachineArn=machine)
+        started = aws.start_execution(stateMachineArn=machine, name="again")["executionArn"]
+        assert started != aws.start_execution(stateMachineArn=machine, name="again")["executionArn"]
+        with pytest.raises(ClientError, match="StateMachineTypeNotSupported"):
+            aws.describe_execution(executionArn=started)
 
     def test_an_execution_runs_the_version_that_it_names(self, aws):
         machine = create(aws, jsonata("A", A={"Type": "Pass", "Output": 1, "End": True}), publish=True)
@@ -444,6 +448,12 @@ class TestExecutions:
         assert output(wait(aws, aws.start_execution(stateMachineArn=machine)["executionArn"])) == 2
         first = wait(aws, aws.start_execution(stateMachineArn=f"{machine}:1")["executionArn"])
         assert output(first) == 1 and first["stateMachineVersionArn"] == f"{machine}:1"
+        routes = [{"stateMachineVersionArn": f"{machine}:1", "weight": 100}]
+        alias = aws.create_state_machine_alias(name="live", routingConfiguration=routes)["stateMachineAliasArn"]
+        live = wait(aws, aws.start_execution(stateMachineArn=alias)["executionArn"])
+        assert output(live) == 1 and live["stateMachineAliasArn"] == alias
+        used = aws.describe_state_machine_for_execution(executionArn=live["executionArn"])
+        assert json.loads(used["definition"])["States"]["A"]["Output"] == 1
 
     def test_a_deleted_machine_takes_its_executions_with_it(self, aws):
         machine = create(aws, jsonata("A", A={"Type": "Wait", "Seconds": 60, "End": True}))

@@ -114,12 +114,14 @@ class Api:
             "updateDate": machine.update_date,
         }
         if execution.map_run:
-            answer["mapRunArn"] = execution.map_run.arn
+            answer.update(mapRunArn=execution.map_run.arn, label=machine.name.rsplit("/", 1)[-1])
         return answer
 
     def list_executions(self, call: dict) -> dict:
         if "mapRunArn" in call:
             found = list(self._workflows.map_run(call["mapRunArn"]).children)
+        elif "stateMachineArn" not in call:
+            raise ServiceError("ValidationException", "ListExecutions needs a stateMachineArn or a mapRunArn")
         else:
             machine = self._workflows.machine(call["stateMachineArn"])
             _needs_standard(machine)

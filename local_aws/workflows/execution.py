@@ -142,6 +142,8 @@ class Execution:
             return
         history.add_event(EventHistoryContext.of_program_start(), event, details)
         tell(environment)
+        for waiting_task in list(environment.callback_pool_manager._pool.values()):
+            waiting_task.interrupt_all()
         for map_run in list(self.map_runs):
             map_run.abort()
 
@@ -150,12 +152,17 @@ class Execution:
         self.output, self.error, self.cause = details.get("output"), details.get("error"), details.get("cause")
         self.stop_date = moment
         content = {"input": self._input, "output": self.output, "events": self._history.events}
-        self._archived = self.workflows.archive.put(content)
+        try:
+            self._archived = self.workflows.archive.put(content)
+        except OSError:
+            self._archived = None  # no room on the disk: it stays in memory
         self.status = status
         if self.map_run:
             self.map_run.child_ended(self)
-        self._history = None  # before the rest, see content()
-        self._input = self.environment = self.output = None
+        self.environment = None
+        if self._archived:
+            self._history = None  # before the rest, see content()
+            self._input = self.output = None
         self._over.set()
         self.workflows.status_changed(self)
 
