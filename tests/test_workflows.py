@@ -1,6 +1,7 @@
 """State machines as the local AWS runs them, through boto3: real functions, real files in S3."""
 
 import base64
+import copy
 import functools
 import io
 import json
@@ -14,8 +15,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from local_aws.workflows.api import all_faults
 from local_aws.workflows.archive import pack, unpack
-from local_aws.workflows.definition import faults
+from local_aws.workflows.definition import Fault, faults
 from local_aws.workflows.jsonata import EvaluationFailed, evaluate
 
 ROLE = "arn:aws:iam::123456789012:role/LocalRole"
@@ -812,6 +814,16 @@ class TestMapRuns:
         assert (done["maxConcurrency"], done["toleratedFailureCount"]) == (1, 1)
 
 
+def with_each_value_replaced(tree, value):
+    """Copies of a JSON tree, each with one of its values replaced."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, item in pairs:
+        for changed in (value, *with_each_value_replaced(item, value)):
+            copied = copy.deepcopy(tree)
+            copied[key] = changed
+            yield copied
+
+
 class TestDefinitions:
     @pytest.mark.parametrize(
         ("definition", "code", "location"),
@@ -890,6 +902,23 @@ class TestDefinitions:
         report = aws.validate_state_machine_definition(definition=text)
         assert report["result"] == "FAIL"
         assert location in [diagnostic["location"] for diagnostic in report["diagnostics"]]
+
+    @pytest.mark.parametrize("wrong", [None, 5, "x", [], {}, [5], {"x": 5}, True])
+    def test_a_value_of_a_wrong_type_anywhere_is_refused_or_taken_and_never_breaks_the_check(self, wrong):
+        reader = {
+            "Resource": "arn:aws:states:::s3:getObject",
+            "ReaderConfig": {"InputType": "CSV", "CSVHeaderLocation": "GIVEN", "CSVHeaders": ["a"]},
+            "Arguments": {"Bucket": "b", "Key": "k"},
+        }
+        catch = {**TASK, "Retry": [{"ErrorEquals": ["E"]}], "Catch": [{"ErrorEquals": ["E"], "Next": "Choose"}]}
+        definition = distributed(
+            catch, ItemReader=reader, ItemBatcher={"MaxItemsPerBatch": 1}, ResultWriter={}, Label="L"
+        )
+        choose = {"Type": "Choice", "Choices": [{"Condition": "{% true %}", "Next": "Child"}], "Default": "Child"}
+        definition["States"]["Map"]["ItemProcessor"]["States"]["Choose"] = choose
+        assert all_faults(json.dumps(definition), None) == []
+        for changed in with_each_value_replaced(definition, wrong):
+            assert all(isinstance(fault, Fault) for fault in all_faults(json.dumps(changed), None))
 
     def test_an_express_machine_neither_waits_nor_has_a_distributed_map(self, aws):
         waiting = jsonata("A", A={**TASK, "Resource": "arn:aws:states:::lambda:invoke.waitForTaskToken"})

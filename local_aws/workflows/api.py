@@ -14,11 +14,10 @@ from moto.stepfunctions.parser.asl.eval.callback.callback import (
 
 from local_aws.json_protocol import ServiceError
 from local_aws.workflows.definition import Fault, faults
-from local_aws.workflows.execution import Execution, Machine
+from local_aws.workflows.execution import MAX_PAYLOAD_BYTES, Execution, Machine
 from local_aws.workflows.map_run import MapRun
 from local_aws.workflows.moto_interpreter import parse
 
-MAX_INPUT_BYTES = 262_144
 MAX_PAGE = 1000
 EXECUTION_DATA = ("input", "inputDetails", "output", "outputDetails")
 FORBIDDEN_IN_NAMES = set(' \t\n<>{}[]?*"#%\\^|~`$&,;:/')
@@ -50,7 +49,7 @@ class Api:
         }
 
     def validate(self, call: dict) -> dict:
-        found = _all_faults(call["definition"], call.get("type"))[: call.get("maxResults") or 100]
+        found = all_faults(call["definition"], call.get("type"))[: call.get("maxResults") or 100]
         diagnostics = [
             {"severity": "ERROR", "code": fault.code, "message": fault.message, "location": fault.location}
             for fault in found
@@ -90,8 +89,8 @@ class Api:
         except ValueError as error:
             raise ServiceError("InvalidExecutionInput", f"Invalid State Machine Execution Input: '{error}'") from error
         size = len(text.encode())
-        if size > MAX_INPUT_BYTES:
-            raise ServiceError("InvalidExecutionInput", f"The input has {size} bytes, more than {MAX_INPUT_BYTES}")
+        if size > MAX_PAYLOAD_BYTES:
+            raise ServiceError("InvalidExecutionInput", f"The input has {size} bytes, more than {MAX_PAYLOAD_BYTES}")
         return self._workflows.machine(call["stateMachineArn"]), name, text
 
     def stop_execution(self, call: dict) -> dict:
@@ -199,7 +198,7 @@ def _refuse(operation: str) -> Callable[[dict], dict]:
     return refuse
 
 
-def _all_faults(definition: str, machine_type: str | None) -> list[Fault]:
+def all_faults(definition: str, machine_type: str | None) -> list[Fault]:
     found = faults(definition, machine_type or "STANDARD")
     if not found:
         try:
@@ -210,7 +209,7 @@ def _all_faults(definition: str, machine_type: str | None) -> list[Fault]:
 
 
 def _check_definition(definition: str, machine_type: str | None) -> None:
-    if found := _all_faults(definition, machine_type):
+    if found := all_faults(definition, machine_type):
         raise ServiceError("InvalidDefinition", f"Invalid State Machine Definition: '{', '.join(map(str, found))}'")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from local_aws.workflows import jsonata
+from local_aws.workflows.item_reader import DELIMITERS, INPUT_TYPES
 from local_aws.workflows.templates import is_expression
 
 BOTH, JSONPATH, JSONATA = "JSONPath or JSONata", "JSONPath", "JSONata"
@@ -68,6 +69,7 @@ STATE_FIELDS = {
         "MaxConcurrencyPath": JSONPATH,
     },
 }
+NESTED = ("ItemProcessor", "Iterator", "Branches")
 REQUIRED = {"Task": ["Resource"], "Choice": ["Choices"], "Parallel": ["Branches"]}
 RETRIER_FIELDS = {
     "ErrorEquals",
@@ -100,7 +102,6 @@ KNOWN_ERRORS = {
 }
 READERS = ("arn:aws:states:::s3:getObject", "arn:aws:states:::s3:listObjectsV2")
 WRITER = "arn:aws:states:::s3:putObject"
-INPUT_TYPES = ("JSON", "JSONL", "CSV")
 READER_FIELDS = {"Resource", "Parameters", "Arguments", "ReaderConfig"}
 READER_CONFIG_FIELDS = {
     "InputType",
@@ -142,7 +143,10 @@ def faults(text: str, machine_type: str = "STANDARD") -> list[Fault]:
     if len(text.encode()) > MAX_DEFINITION_BYTES:
         return [_schema(f"A definition has at most {MAX_DEFINITION_BYTES} bytes", "/")]
     checker = _Checker(is_express=machine_type == "EXPRESS")
-    return list(checker.machine(definition, "", definition.get("QueryLanguage", JSONPATH), MACHINE_FIELDS))
+    try:
+        return list(checker.machine(definition, "", definition.get("QueryLanguage", JSONPATH), MACHINE_FIELDS))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a list where an object belongs, and so on
+        return [_schema(f"A value is of the wrong type: {error}", "/")]
 
 
 def _schema(message: str, location: str) -> Fault:
@@ -290,9 +294,6 @@ class _Checker:
         yield from _writer(state, path)
 
 
-NESTED = ("ItemProcessor", "Iterator", "Branches")
-
-
 def _nothing(state: dict, path: str, language: str) -> Iterator[Fault]:
     return iter(())
 
@@ -394,7 +395,7 @@ def _reader(state: dict, path: str) -> Iterator[Fault]:
         yield _schema("CSVHeaderLocation is FIRST_ROW or GIVEN", f"{place}/ReaderConfig/CSVHeaderLocation")
     elif config.get("CSVHeaderLocation") == "GIVEN" and not config.get("CSVHeaders"):
         yield _schema("CSVHeaders are required where CSVHeaderLocation is GIVEN", f"{place}/ReaderConfig")
-    if config.get("CSVDelimiter", "COMMA") not in ("COMMA", "PIPE", "SEMICOLON", "SPACE", "TAB"):
+    if config.get("CSVDelimiter", "COMMA") not in DELIMITERS:
         yield _schema(f"There is no CSVDelimiter {config['CSVDelimiter']!r}", f"{place}/ReaderConfig/CSVDelimiter")
 
 

@@ -18,6 +18,7 @@ from moto.stepfunctions.parser.utils import TMP_THREADS
 from local_aws.workflows.history import History
 
 EXPRESS_SECONDS = 300
+MAX_PAYLOAD_BYTES = 262_144
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from botocore.exceptions import ClientError
 from moto.stepfunctions.parser.asl.eval.environment import Environment
 
 from local_aws.workflows import templates
+from local_aws.workflows.execution import MAX_PAYLOAD_BYTES
 from local_aws.workflows.failures import query_failed
 
 DELIMITERS = {"COMMA": ",", "PIPE": "|", "SEMICOLON": ";", "SPACE": " ", "TAB": "\t"}
-MAX_INPUT_BYTES = 262_144
 
 
 class ReadFailed(Exception):
@@ -61,7 +61,7 @@ def _get_object(s3, arguments: dict, config: dict) -> list:
     text = s3.get_object(**arguments)["Body"].read().decode("utf-8-sig")
     where = f"s3://{arguments['Bucket']}/{arguments['Key']}"
     try:
-        return {"JSON": _json_items, "JSONL": _json_lines_items, "CSV": _csv_items}[config["InputType"]](text, config)
+        return INPUT_TYPES[config["InputType"]](text, config)
     except (ValueError, csv.Error) as error:
         raise ReadFailed(f"{where} is not {config['InputType']} that a Map state could read: {error}") from error
 
@@ -83,11 +83,14 @@ def _csv_items(text: str, config: dict) -> list[dict]:
     return [dict(zip(names, row, strict=False)) for row in rows if row]
 
 
+INPUT_TYPES = {"JSON": _json_items, "JSONL": _json_lines_items, "CSV": _csv_items}
+
+
 def batches(state, env: Environment, inputs: list) -> list[tuple[int, dict]]:
     """(number of items, input) of each batch of a Map state's ItemBatcher."""
     batcher = state.fields["ItemBatcher"]
     most_items = _batcher_number(state, env, batcher, "MaxItemsPerBatch") or len(inputs)
-    most_bytes = _batcher_number(state, env, batcher, "MaxInputBytesPerBatch") or MAX_INPUT_BYTES
+    most_bytes = _batcher_number(state, env, batcher, "MaxInputBytesPerBatch") or MAX_PAYLOAD_BYTES
     common = {}
     if "BatchInput" in batcher:
         common = {"BatchInput": templates.evaluate(env, batcher["BatchInput"], state.language)}

@@ -69,28 +69,40 @@ UNCAUGHT_BY_ALL = ("States.DataLimitExceeded", "States.Runtime")
 def install(server) -> None:
     """Changes moto's classes; the clients and functions that tasks call are the server's."""
     logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)  # failures are in the executions' histories
+    # Definitions are checked before they come to moto, whose grammar does not know all that the service does.
     StepFunctionsParserBackend._validate_definition = staticmethod(parse)
     EvalComponent.eval = _eval
+    # A retrier's count of attempts is kept under this key; a program is shared, so the key is there from the start.
     EvalComponent.heap_key = property(id)
     Program.eval = _eval_program
     ExecutionState._evaluate_with_timeout = _evaluate_with_timeout
     StringJSONata._eval_body = _eval_jsonata
-    StringVariableSample._eval_body = _eval_variable
+    StringVariableSample._eval_body = _eval_jsonata  # $name.field in a JSONPath state is looked up in the same way
+    # The error of a branch or an iteration keeps its name, also one that the language reserves (States.Timeout).
     CustomErrorName.__init__ = ErrorName.__init__
     ErrorEqualsDecl._eval_body = _eval_error_equals
     StateChoice._eval_state = _choice_evaluator(StateChoice._eval_state)
     StateMap._eval_execution = _map_evaluator(StateMap._eval_execution)
     MaxConcurrencyDecl._eval_body = _eval_inline_concurrency
     IterationWorker._eval_pool = _eval_iterations
+    # lambda:invoke has this argument too; moto would drop it and wait for an Event's result.
     state_task_service_lambda._SUPPORTED_API_PARAM_BINDINGS["invoke"].add("InvocationType")
     lambda_eval_utils.execute_lambda_function_integration = functools.partial(_invoke_function, server)
+    StateTaskService._normalise_parameters = _with_server(server, _normalise_parameters)
+    StateTaskService._normalise_response = _with_server(server, _normalise_response)
+    # A path is parsed once: that takes longer than all else that a state does.
     for module in (json_path, result_path):
         module.parse = functools.lru_cache(maxsize=4096)(module.parse)
-    StateTaskService._normalise_parameters = lambda *arguments, **named: _normalise_parameters(
-        server, *arguments, **named
-    )
-    StateTaskService._normalise_response = lambda *arguments, **named: _normalise_response(server, *arguments, **named)
     _replace_everywhere("boto_client_for", boto_client.boto_client_for, functools.partial(_client_for, server))
+
+
+def _with_server(server, function):
+    """A method that is given the server ahead of its own arguments."""
+
+    def method(self, *arguments, **named):
+        return function(server, self, *arguments, **named)
+
+    return method
 
 
 @functools.lru_cache(maxsize=256)
@@ -102,7 +114,7 @@ def parse(definition: str) -> Program:
     return program
 
 
-def is_distributed(state: dict) -> bool:
+def _is_distributed(state: dict) -> bool:
     return state.get("Type") == "Map" and _processor(state).get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED"
 
 
@@ -120,10 +132,10 @@ def _for_moto(machine: dict) -> dict:
         for field in ("ItemProcessor", "Iterator"):
             if field in state:
                 state[field] = _for_moto(state[field])
-        if is_distributed(state):
+        if _is_distributed(state):
             state = {field: value for field, value in state.items() if field not in DISTRIBUTED_MAP_FIELDS}
-            state["ItemProcessor"] = {**state["ItemProcessor"], "ProcessorConfig": {"Mode": "DISTRIBUTED"}}
-            state["ItemProcessor"]["ProcessorConfig"]["ExecutionType"] = "STANDARD"
+            config = {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}
+            state["ItemProcessor"] = {**state["ItemProcessor"], "ProcessorConfig": config}
         states[name] = state
     return {**machine, "States": states}
 
@@ -136,7 +148,7 @@ def _add_map_states(machine: dict, components: dict, language: str) -> None:
         if state["Type"] == "Map":
             iteration = component.iteration_component
             _add_map_states(_processor(state), iteration._states.states, state_language)
-            if is_distributed(state):
+            if _is_distributed(state):
                 component.map_state = MapState(state, state_language, iteration._get_iteration_program())
 
 
@@ -205,10 +217,6 @@ def _call_with_timeout(function, seconds: float) -> None:
 # JSONata is evaluated, with the data bound to variables; undefined is an error, as on the service.
 def _eval_jsonata(self, env: Environment) -> None:
     env.stack.append(templates.evaluate_expression(env, self.expression))
-
-
-# A variable in a JSONPath state ($name.field) is looked up in the same way.
-_eval_variable = _eval_jsonata
 
 
 # States.ALL does not catch the two errors that no retry could mend; States.TaskFailed does not catch time-outs.
