@@ -5,13 +5,17 @@ PYTHON := .venv/bin/python
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lab clean
+.PHONY: run test images lab clean
 
 run: .venv/installed
 	@$(PYTHON) -m scones.run
 
 test: .venv/installed
 	@$(PYTHON) -m pytest
+
+images: run
+	cp build/images/*.png images/
+	cp build/starter.ipynb starter.ipynb
 
 lab: .venv/lab
 	@.venv/bin/jupyter lab starter.ipynb

@@ -31,7 +31,7 @@ def run_notebook(source: Path, build: Path) -> str:
     """
     notebook = nbformat.read(source, as_version=4)
     build.mkdir(parents=True, exist_ok=True)
-    client = _Client(notebook, timeout=1800, resources={"metadata": {"path": str(source.parent)}})
+    client = _Client(notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": str(source.parent)}})
     client.create_kernel_manager().transport = "ipc"  # no other user of the machine can read it, as they can TCP
     try:
         client.execute(env=_environment())
