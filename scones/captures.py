@@ -134,4 +134,5 @@ def _time(text: str) -> pd.Timestamp:
     time = pd.Timestamp(text)
     if time is pd.NaT:
         raise ValueError(f"{text!r} is no time")
-    return time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+    time = time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+    return time.as_unit("ns")  # a year that a column of times cannot hold is a ValueError here, not later
