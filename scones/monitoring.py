@@ -85,7 +85,7 @@ def sample_predictions(
         axes.set_axis_off()
     for axes, record in zip(grid, chosen.itertuples(), strict=False):
         image = Image.open(io.BytesIO(record.image)).convert("RGB")
-        axes.imshow(image, interpolation="nearest")
+        axes.imshow(image.resize((256, 256), Image.Resampling.NEAREST), interpolation="nearest")
         colour = VERMILLION if record.confidence < threshold else "black"
         axes.set_title(f"{record.predicted}\n{_percent(record.confidence)}", fontsize=11, color=colour)
     figure.supxlabel(f"{which}: {len(chosen)} of {len(frame)} inferences", fontsize=10)
