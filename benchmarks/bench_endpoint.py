@@ -95,7 +95,9 @@ def main() -> None:
         for way, call in ways.items():
             figures = measure(call, clients, options.seconds)
             rows.append({"way": way, "clients": clients, **{name: round(value, 2) for name, value in figures.items()}})
-            print(f"| {way} | {clients} | {figures['p50_ms']:.1f} | {figures['p99_ms']:.1f} | {figures['calls_a_second']:.0f} |")
+            print(
+                f"| {way} | {clients} | {figures['p50_ms']:.1f} | {figures['p99_ms']:.1f} | {figures['calls_a_second']:.0f} |"
+            )
     aws.stop()
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -34,7 +34,9 @@ class Bucket:
         return [json.loads(line) for body in self.objects.values() for line in body.splitlines()]
 
 
-def capture_calls(calls: int, bucket: Bucket, answer_type="application/json", inference_id=None, **changes) -> list[dict]:
+def capture_calls(
+    calls: int, bucket: Bucket, answer_type="application/json", inference_id=None, **changes
+) -> list[dict]:
     capturing = Capture(bucket, {**CONFIG, **changes}, "endpoint", "AllTraffic")
     for _ in range(calls):
         capturing.record(b"\x89PNG", "image/png", b"[0.9, 0.1]", answer_type, inference_id)
@@ -52,7 +54,9 @@ def test_a_file_s_key_tells_endpoint_variant_and_hour():
     bucket = Bucket()
     capture_calls(1, bucket)
     [key] = bucket.objects
-    assert re.fullmatch(r"some/prefix/endpoint/AllTraffic/\d{4}/\d\d/\d\d/\d\d/\d\d-\d\d-\d{3}-[0-9a-f-]{36}\.jsonl", key)
+    assert re.fullmatch(
+        r"some/prefix/endpoint/AllTraffic/\d{4}/\d\d/\d\d/\d\d/\d\d-\d\d-\d{3}-[0-9a-f-]{36}\.jsonl", key
+    )
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,12 @@ def test_no_captured_record_is_lost_under_32_clients(endpoint):
 
 @pytest.mark.parametrize(
     ("body", "content_type"),
-    [(b"not an image at all", "image/png"), (b"a,b,c", "text/csv"), (b"", "image/png"), (b"\x89PNG\r\n\x1a\n", "image/png")],
+    [
+        (b"not an image at all", "image/png"),
+        (b"a,b,c", "text/csv"),
+        (b"", "image/png"),
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+    ],
 )
 def test_what_is_no_image_is_a_ModelError_and_not_captured(endpoint, body, content_type):
     until(lambda: len(captured(endpoint)) >= 0)

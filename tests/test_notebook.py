@@ -70,7 +70,9 @@ def test_every_cell_ran_in_order_without_an_error(finished):
 
 def test_the_summary_tells_the_accuracy_and_what_passed_and_failed(finished):
     printed, _ = finished
-    images, passed, failed = map(int, re.search(r"workflow on (\d+) images: (\d+) passed, (\d+) failed", printed).groups())
+    images, passed, failed = map(
+        int, re.search(r"workflow on (\d+) images: (\d+) passed, (\d+) failed", printed).groups()
+    )
     assert passed + failed == images
     assert passed > 0
     accuracy = float(re.search(r"test accuracy (0\.\d+)", printed)[1])

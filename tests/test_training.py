@@ -76,7 +76,9 @@ def test_pipe_mode_is_refused_by_its_name(channels):
 
 
 def test_a_channel_without_objects_fails_the_job_with_its_location(channels):
-    empty = [dict(channels[0], DataSource={"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/none/"}})]
+    empty = [
+        dict(channels[0], DataSource={"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/none/"}})
+    ]
     boto3.client("sagemaker").create_training_job(**training_request("empty-channel", empty + channels[1:]))
     job = wait_for_training("empty-channel")
     assert job["TrainingJobStatus"] == "Failed"

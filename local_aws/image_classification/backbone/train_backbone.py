@@ -13,6 +13,7 @@ Run it with its own requirements (requirements.txt beside it), from anywhere:
 
 bfloat16 and channels-last make an epoch about three times as fast on a CPU that has AVX512-BF16 or AMX.
 """
+
 import argparse
 import json
 import pickle
@@ -35,8 +36,9 @@ PIXEL_STD = (0.267, 0.256, 0.276)
 
 def convolution(inputs, outputs, halve=False):
     pool = [nn.MaxPool2d(2)] if halve else []
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *pool,
-                         nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *pool, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
 
 
 class Residual(nn.Module):
@@ -58,8 +60,10 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1))
         self.to_middle = nn.Sequential(
             convolution(3, stem),
-            convolution(stem, first, halve=True), Residual(first),
-            convolution(first, middle, halve=True))
+            convolution(stem, first, halve=True),
+            Residual(first),
+            convolution(first, middle, halve=True),
+        )
         self.to_last = nn.Sequential(convolution(middle, last, halve=True), Residual(last))
 
     def forward(self, images):
@@ -82,8 +86,10 @@ def read_archive(path):
     """The images of the 98 classes as uint8 [N, 3, 32, 32] and labels 0..97, for train and test."""
     splits = {}
     with tarfile.open(path) as archive:
+
         def load(name):
             return pickle.load(archive.extractfile(f"cifar-100-python/{name}"), encoding="bytes")
+
         names = [name.decode() for name in load("meta")[b"fine_label_names"]]
         kept = [index for index, name in enumerate(names) if name not in LEFT_OUT]
         renumbered = {old: new for new, old in enumerate(kept)}
@@ -117,8 +123,10 @@ def augmented(images, generator):
 @torch.no_grad()
 def accuracy(model, images, labels):
     model.eval()
-    right = sum(int((model(images[at:at + 500].float() / 255).argmax(1) == labels[at:at + 500]).sum())
-                for at in range(0, len(images), 500))
+    right = sum(
+        int((model(images[at : at + 500].float() / 255).argmax(1) == labels[at : at + 500]).sum())
+        for at in range(0, len(images), 500)
+    )
     return right / len(images)
 
 
@@ -127,16 +135,18 @@ def train(settings, train_split, test_split):
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     model = Classifier(98).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=True,
-                                weight_decay=settings.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+    )
     batches = len(images) // settings.batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, settings.epochs * batches,
-                                                   pct_start=0.2, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, settings.epochs * batches, pct_start=0.2, cycle_momentum=False
+    )
     for epoch in range(settings.epochs):
         model.train()
         started, losses = time.perf_counter(), []
         order = torch.randperm(len(images), generator=generator)
-        for batch in order[:batches * settings.batch_size].split(settings.batch_size):
+        for batch in order[: batches * settings.batch_size].split(settings.batch_size):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 scores = model(augmented(images[batch], generator))
             loss = F.cross_entropy(scores.float(), labels[batch], label_smoothing=settings.label_smoothing)
@@ -145,8 +155,11 @@ def train(settings, train_split, test_split):
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        print(f"epoch {epoch + 1}/{settings.epochs} loss {np.mean(losses):.4f} "
-              f"test top-1 {accuracy(model, *test_split):.4f} {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{settings.epochs} loss {np.mean(losses):.4f} "
+            f"test top-1 {accuracy(model, *test_split):.4f} {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
     return model
 
 
@@ -155,9 +168,16 @@ def export(backbone, path):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    torch.onnx.export(backbone, (torch.rand(2, 3, 32, 32),), str(path), dynamo=False, opset_version=17,
-                      input_names=["images"], output_names=["middle", "last"],
-                      dynamic_axes={name: {0: "N"} for name in ("images", "middle", "last")})
+    torch.onnx.export(
+        backbone,
+        (torch.rand(2, 3, 32, 32),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["images"],
+        output_names=["middle", "last"],
+        dynamic_axes={name: {0: "N"} for name in ("images", "middle", "last")},
+    )
     model = onnx.load(path)
     casts = []
     for weight in [w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT and len(w.dims) == 4]:
