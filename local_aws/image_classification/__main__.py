@@ -7,7 +7,7 @@ from pathlib import Path
 
 from local_aws.lifeline import end_with_parent
 
-# On matrices of this size the threads of BLAS wait for each other longer than they work: measured ten times the CPU time.
+# On matrices of this size the threads of BLAS wait for each other longer than they work: ten times the CPU time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

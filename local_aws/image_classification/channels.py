@@ -19,12 +19,11 @@ class Labelled:
 
 
 def read_channel(root: Path, name: str, settings: Hyperparameters) -> Labelled:
-    """The images of a channel by its list. Raises JobFailed for whatever is missing, malformed or against image_shape."""
+    """The images of a channel by its list. Raises JobFailed for what is missing, malformed or against image_shape."""
     rows = _read_list(root, f"{name}_lst", settings.num_classes)
     if name == "train" and len(rows) != settings.num_training_samples:
-        raise JobFailed(
-            f"num_training_samples is {settings.num_training_samples}, but train_lst lists {len(rows)} images"
-        )
+        wanted = settings.num_training_samples
+        raise JobFailed(f"num_training_samples is {wanted}, but train_lst lists {len(rows)} images; set it to that")
     folder = root / "input" / "data" / name
     if not folder.is_dir():
         raise JobFailed(f"The channel {name} is missing; name all of train, validation, train_lst and validation_lst")
@@ -57,9 +56,7 @@ def _read_line(line: str, where: str, classes: int) -> tuple[int, str]:
     except (IndexError, ValueError):
         raise JobFailed(f"{where} must read row<TAB>class<TAB>path, it reads {line[:80]!r}") from None
     if not label.is_integer() or not 0 <= label < classes:
-        raise JobFailed(
-            f"{where} has the class {parts[1]}, but num_classes is {classes}: classes go from 0 to {classes - 1}"
-        )
+        raise JobFailed(f"{where} has the class {parts[1]}; with num_classes {classes} it must be 0 to {classes - 1}")
     return int(label), path
 
 
@@ -68,9 +65,7 @@ def _read_listed(folder: Path, path: str, channel: str, settings: Hyperparameter
     if not file.is_relative_to(folder.resolve()):
         raise JobFailed(f"{channel}_lst names {path!r}, which leads outside of the channel {channel}")
     if not file.is_file():
-        raise JobFailed(
-            f"{channel}_lst names {path!r}, which is not in the channel {channel}; upload it or take out its line"
-        )
+        raise JobFailed(f"{channel}_lst names {path!r}, which channel {channel} has not; upload it or remove its line")
     try:
         return read_picture(file.read_bytes(), at_least=(settings.height, settings.width))
     except RequestRefused as refusal:

@@ -1,7 +1,7 @@
 """The built-in algorithm's hyperparameters: by the same names, checked by the same rules, all of them strings.
 
-Source: the Image Classification Hyperparameters page of the SageMaker guide, and the layer rules of MXNet's example that
-the algorithm is built on.
+Source: the Image Classification Hyperparameters page of the SageMaker guide, and the layer rules of MXNet's example
+that the algorithm is built on.
 """
 
 import re
@@ -22,6 +22,7 @@ class Hyperparameters:
     channels: int
     height: int
     width: int
+    use_pretrained_model: bool
     not_used: tuple[str, ...]
 
 
@@ -43,20 +44,19 @@ def _one_of(*choices: str) -> Callable[[str], bool]:
     return lambda text: text in choices
 
 
+def _matching(pattern: str) -> Callable[[str], bool]:
+    return lambda text: re.fullmatch(pattern, text) is not None
+
+
+AUGMENTATIONS = ("crop", "crop_color", "crop_color_transform")
 FLAG = _one_of("0", "1")
 TRUTH = _one_of("True", "False", "true", "false")
 RULES = {
     "num_classes": (_whole(2), "a whole number of at least 2"),
     "num_training_samples": (_whole(1), "a whole number of at least 1"),
-    "image_shape": (
-        lambda text: re.fullmatch(r"\d+,\d+,\d+", text) is not None,
-        "three whole numbers: channels,height,width",
-    ),
+    "image_shape": (_matching(r"\d+,\d+,\d+"), "three whole numbers: channels,height,width"),
     "num_layers": (_whole(1), "a whole number"),
-    "augmentation_type": (
-        _one_of("crop", "crop_color", "crop_color_transform"),
-        "crop, crop_color or crop_color_transform",
-    ),
+    "augmentation_type": (_one_of(*AUGMENTATIONS), "crop, crop_color or crop_color_transform"),
     "use_pretrained_model": (FLAG, "0 or 1"),
     "multi_label": (FLAG, "0 or 1"),
     "use_weighted_loss": (FLAG, "0 or 1"),
@@ -64,10 +64,7 @@ RULES = {
     "mini_batch_size": (_whole(1), "a whole number of at least 1"),
     "learning_rate": (_number(0, 1), "a number within 0 and 1"),
     "lr_scheduler_factor": (_number(0, 1), "a number within 0 and 1"),
-    "lr_scheduler_step": (
-        lambda text: re.fullmatch(r"\d+(,\d+)*", text) is not None,
-        "whole numbers with commas between",
-    ),
+    "lr_scheduler_step": (_matching(r"\d+(,\d+)*"), "whole numbers with commas between"),
     "optimizer": (_one_of("sgd", "adam", "rmsprop", "nag"), "sgd, adam, rmsprop or nag"),
     "momentum": (_number(0, 1), "a number within 0 and 1"),
     "weight_decay": (_number(0, 1), "a number within 0 and 1"),
@@ -99,30 +96,21 @@ def read_hyperparameters(given: dict[str, str]) -> Hyperparameters:
     for name in ("num_classes", "num_training_samples"):
         if name not in given:
             raise JobFailed(f"The hyperparameter {name} is missing; it must be {RULES[name][1]}")
-    _refuse_what_is_not_supported(given)
+    if given.get("multi_label") == "1":
+        raise JobFailed("multi_label=1 is not supported by the local algorithm; give every image one class")
     channels, height, width = map(int, given.get("image_shape", "3,224,224").split(","))
     _check_layers(int(given.get("num_layers", "152")), height)
     if channels not in (1, 3):
-        raise JobFailed(
-            f"The hyperparameter image_shape must begin with 3 (colour) or 1 (grey), it begins with {channels}"
-        )
+        raise JobFailed(f"image_shape must begin with 3 (colour) or 1 (grey), it begins with {channels}")
     return Hyperparameters(
         num_classes=int(given["num_classes"]),
         num_training_samples=int(given["num_training_samples"]),
         channels=channels,
         height=height,
         width=width,
+        use_pretrained_model=given.get("use_pretrained_model") != "0",
         not_used=tuple(sorted(set(given) - USED)),
     )
-
-
-def _refuse_what_is_not_supported(given: dict[str, str]) -> None:
-    if given.get("multi_label") == "1":
-        raise JobFailed("multi_label=1 is not supported by the local algorithm; give every image one class")
-    if given.get("use_pretrained_model") == "0":
-        raise JobFailed(
-            "use_pretrained_model=0 is not supported by the local algorithm, which has its own backbone; leave it out"
-        )
 
 
 def _check_layers(layers: int, height: int) -> None:

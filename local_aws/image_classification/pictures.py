@@ -16,34 +16,27 @@ FORMATS = ("PNG", "JPEG")
 def read_picture(content: bytes, at_least: tuple[int, int] = (1, 1)) -> np.ndarray:
     """uint8 [32, 32, 3], resized without keeping the aspect ratio, as the service does.
 
-    Raises RequestRefused (400) for what is no image, has absurd dimensions, or is smaller than at_least (height, width).
+    Raises RequestRefused (400) for what is no image, is absurdly large, or is smaller than at_least (height, width).
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # the size is checked below, before decoding
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before decoding
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_size(image, at_least)
                 colour = image.convert("RGB")
     except RequestRefused:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise RequestRefused(
-            400, f"This is no image that can be read as PNG or JPEG ({type(error).__name__})"
-        ) from None
+        raise RequestRefused(400, f"This is no readable PNG or JPEG image ({type(error).__name__})") from None
     if colour.size != (SIDE, SIDE):
         colour = colour.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(colour)
 
 
 def _check_size(image: Image.Image, at_least: tuple[int, int]) -> None:
+    size = f"{image.width} x {image.height} pixels"
     if image.width * image.height > MAX_PIXELS:
-        raise RequestRefused(
-            400, f"The image has {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded"
-        )
-    if image.height < at_least[0] or image.width < at_least[1]:
-        height, width = at_least
-        raise RequestRefused(
-            400, f"the image has {image.width} x {image.height} pixels, less than image_shape's {width} x {height}"
-        )
+        raise RequestRefused(400, f"the image has {size}; at most {MAX_PIXELS} are decoded")
+    height, width = at_least
+    if image.height < height or image.width < width:
+        raise RequestRefused(400, f"the image has {size}, less than image_shape's {width} x {height}")

@@ -4,12 +4,8 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
-
-from local_aws.image_classification.classifier import Classifier
 from local_aws.image_classification.failures import JobFailed, RequestRefused
-from local_aws.image_classification.features import Backbone, mirrored
-from local_aws.image_classification.model import load_model
+from local_aws.image_classification.model import Model, load_model
 from local_aws.image_classification.pictures import read_picture
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "application/x-image")
@@ -19,12 +15,12 @@ JSON, JSON_LINES = "application/json", "application/jsonlines"
 def serve(root: Path) -> int:
     """Serves root/model on a free port of 127.0.0.1, which it prints once it answers; returns only where that fails."""
     try:
-        backbone, classifier = load_model(root / "model")
+        model = load_model(root / "model")
     except JobFailed as failure:
         print(failure, flush=True)
         return 1
     server = Server(("127.0.0.1", 0), Handler)
-    server.backbone, server.classifier = backbone, classifier
+    server.model = model
     print(f"listening on {server.server_port}", flush=True)
     server.serve_forever()
     return 0
@@ -33,13 +29,7 @@ def serve(root: Path) -> int:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-    backbone: Backbone
-    classifier: Classifier
-
-    def predict(self, image: bytes) -> list[float]:
-        pixels = read_picture(image)[None]
-        both = self.backbone.features(np.concatenate([pixels, mirrored(pixels)]))
-        return self.classifier.probabilities([both[:1], both[1:]])[0].tolist()
+    model: Model
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         accept = (self.headers.get("Accept") or JSON).split(";")[0].strip()
         if accept not in (JSON, JSON_LINES, "*/*"):
             raise RequestRefused(406, f"Accept {accept!r} is not supported; ask for {JSON} or {JSON_LINES}")
-        probabilities = self.server.predict(body)
+        probabilities = self.server.model.predict(read_picture(body)[None])[0].tolist()
         if accept == JSON_LINES:
             return json.dumps({"prediction": probabilities}), JSON_LINES
         return json.dumps(probabilities), JSON

@@ -199,7 +199,7 @@ def largest_difference(backbone, path, images):
     with torch.no_grad():
         expected = [output.numpy() for output in backbone(batch)]
     found = onnxruntime.InferenceSession(str(path)).run(["middle", "last"], {"images": batch.numpy()})
-    return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(expected, found))
+    return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(expected, found, strict=True))
 
 
 def main():
