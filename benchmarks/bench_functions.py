@@ -85,7 +85,7 @@ class Bench:
         """The median from nothing to a worker that has imported its function."""
         times = []
         for _ in range(COLD_STARTS):
-            workers = []
+            workers: list[Worker] = []
             times.append(milliseconds(lambda found=workers: found.append(self.ready_worker(source))))
             workers[0].close()
         return statistics.median(times)

@@ -7,8 +7,8 @@ map: items a second of a distributed Map of one Lambda task, for 100 and 1000 it
 
 Here the tasks run a real function, which returns its event, in processes of its own. Stock moto cannot do that without
 Docker: its functions are those of its "simple" backend, which answers without running anything. It runs in a process of
-its own, as it is, with its interpreter switched on. Both get the same definitions, in JSONPath, which is what stock moto
-knows; clients and servers share the machine. Every figure is the median of several runs.
+its own, as it is, with its interpreter switched on. Both get the same definitions, in JSONPath, which is what stock
+moto knows; clients and servers share the machine. Every figure is the median of several runs.
 """
 
 import argparse
@@ -170,8 +170,9 @@ def measure_here(runs: int, executions: int) -> dict[str, float]:
 
 def measure_stock_moto(runs: int, executions: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--serve-stock-moto"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         url = f"http://127.0.0.1:{int(process.stdout.readline())}"
         credentials = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
         boto3.client("iam", endpoint_url=url, region_name="us-east-1", **credentials).create_role(

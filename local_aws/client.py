@@ -43,7 +43,7 @@ class LocalAws:
 def start(port: int = 0, region: str = "us-east-1") -> LocalAws:
     """Starts a local AWS and sets this process's environment so that boto3 and the SageMaker SDK talk to it.
 
-    Make clients after this call: they read the environment when they are made. Raises RuntimeError if it does not start.
+    Make clients after this call: they read the environment when they are made. Raises RuntimeError if none starts.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "local_aws", "--for-parent", "--port", str(port), "--region", region],

@@ -237,7 +237,7 @@ class Endpoint:
             variant.leave()
 
     def _choose(self, wanted: str | None) -> "Variant":
-        """A variant by its weight, or the one asked for, entered under the lock so that an update waits for the call."""
+        """A variant by its weight, or the one asked for, entered under the lock: an update waits for the call."""
         with self._lock:
             fleet = [variant for variant in self._fleet if wanted in (None, variant.name)]
             if not fleet:
@@ -327,8 +327,12 @@ class Variant:
 
         container = Container("serve", self._root, on_line)
         self._container = container
-        ended = threading.Thread(target=lambda: (container.process.wait(), answered.set()), daemon=True)
-        ended.start()
+
+        def wait_for_end() -> None:
+            container.process.wait()
+            answered.set()
+
+        threading.Thread(target=wait_for_end, daemon=True).start()
         answered.wait(START_SECONDS)
         if not ready:
             container.kill()
@@ -372,9 +376,8 @@ class Variant:
         if answer.status >= 300:
             raise self._model_error(answer.status, answer.data.decode("utf-8", "replace"))
         latency = time.perf_counter() - started
-        self._log(
-            f"invocation {content_type} {len(body)} bytes in, {len(answer.data)} bytes out, ModelLatency {latency * 1e6:.0f} us"
-        )
+        sizes = f"{len(body)} bytes in, {len(answer.data)} bytes out"
+        self._log(f"invocation {content_type} {sizes}, ModelLatency {latency * 1e6:.0f} us")
         answer_type = answer.headers.get("Content-Type", "application/octet-stream")
         if self._capture:
             self._capture.record(

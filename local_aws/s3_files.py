@@ -43,8 +43,8 @@ def _keys(s3, bucket: str, prefix: str, uri: str) -> list[str]:
         raise DownloadFailed(f"{error.response['Error']['Message']}: {uri}") from error
     if not keys:
         raise DownloadFailed(
-            f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket exists '
-            "in the selected region, and that objects exist under that S3 prefix"
+            f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
+            "exists in the selected region, and that objects exist under that S3 prefix"
         )
     return keys
 

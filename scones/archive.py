@@ -69,7 +69,7 @@ def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split
     try:
         tables = dict(_tables(Path(path)))
         names = [name.decode() for name in tables["meta"][b"fine_label_names"]]
-        tables = {split: _columns(tables[split]) for split in ("train", "test")}
+        train, test = _columns(tables["train"]), _columns(tables["test"])
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ArchiveRefused(
             f"{path} is truncated or damaged ({error}). Remove it and fetch the archive again."
@@ -79,7 +79,7 @@ def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split
             f"{path} is not CIFAR-100's python archive ({type(error).__name__}: {error}). Fetch the archive again."
         ) from error
     places = _places(classes, names)
-    return _select(*tables["train"], places), _select(*tables["test"], places)
+    return _select(*train, places=places), _select(*test, places=places)
 
 
 def _tables(path: Path) -> Iterator[tuple[str, dict]]:

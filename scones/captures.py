@@ -40,7 +40,9 @@ def read_captures(
     problems: list[str] = []
     records = []
     with ThreadPoolExecutor(READERS) as pool:
-        for found, wrong in pool.map(lambda key: _read_file(s3, *key, classes), _new_keys(s3, uri, known, problems)):
+        for found, wrong in pool.map(
+            lambda key: _read_file(s3, key[0], key[1], classes), _new_keys(s3, uri, known, problems)
+        ):
             records += found
             problems += wrong
     for problem in problems:

@@ -73,7 +73,8 @@ def get_cifar100(
     """
     given = archive or os.environ.get("CIFAR100_ARCHIVE")
     if given:
-        return Dataset(tuple(classes), *read_archive(given, classes), source=str(given))
+        train, test = read_archive(Path(given), classes)
+        return Dataset(tuple(classes), train, test, source=str(given))
     cached = Path(folder) / ARCHIVE_NAME
     try:
         if cached.exists():
@@ -85,7 +86,8 @@ def get_cifar100(
             raise
         warnings.warn(f"DRAWN STAND-IN IMAGES, NOT CIFAR-100: {error}", UserWarning, stacklevel=2)
         return draw_dataset()
-    return Dataset(tuple(classes), *read_archive(cached, classes), source=str(cached))
+    train, test = read_archive(cached, classes)
+    return Dataset(tuple(classes), train, test, source=str(cached))
 
 
 def draw_dataset(train: int = 500, test: int = 100, seed: int = 0) -> Dataset:
@@ -96,7 +98,7 @@ def draw_dataset(train: int = 500, test: int = 100, seed: int = 0) -> Dataset:
         pixels = [draw_stand_in(name, rng) for name in CLASSES for _ in range(count)]
         names = [f"drawn_{name}_{number:04d}.png" for name in CLASSES for number in range(first, first + count)]
         splits.append(Split(np.stack(pixels), np.repeat([0, 1], count), names, np.arange(len(names))))
-    return Dataset(CLASSES, *splits, source=f"drawn with seed {seed}", drawn=True)
+    return Dataset(CLASSES, splits[0], splits[1], source=f"drawn with seed {seed}", drawn=True)
 
 
 def write_images(dataset: Dataset, folder: str | os.PathLike = "data") -> pd.DataFrame:

@@ -172,11 +172,12 @@ class _Picture:
     def _collect(self, definition: dict, path: Path, tallies: dict[str, Counter]) -> None:
         """Every state and its tally by its path; below a Distributed Map the tallies are those of its children."""
         for name, state in definition["States"].items():
-            self.states[(*path, name)] = state
-            self.tallies[(*path, name)] = tallies.get(name, Counter())
+            place = (*path, name)
+            self.states[place] = state
+            self.tallies[place] = tallies.get(name, Counter())
             below = (self.inside.get(name) or {}) if is_distributed(state) else tallies
             for part in contained(state):
-                self._collect(part, (*path, name), below)
+                self._collect(part, place, below)
 
     def _captions(self, path: Path, state: dict) -> list[str]:
         """The lines below a state's name: what it is, what it calls, and how often what became of it."""

@@ -65,7 +65,7 @@ def read_history(events: Iterable[dict]) -> ExecutionHistory:
 
 def _settle(events: list[dict], previous: dict[int, int], entries: dict[int, _Entry]) -> None:
     """Gives the entries that were never left their outcome."""
-    last = events[-1] if events else {"type": "", "id": 0}
+    last: dict = events[-1] if events else {"type": "", "id": 0}
     if last["type"] in ("ExecutionFailed", "ExecutionTimedOut"):
         culprit = _nearest_open(last["id"], previous, entries)
         if culprit:
@@ -99,7 +99,7 @@ def _is_failure(kind: str) -> bool:
 
 
 def _failure(events: list[dict]) -> tuple[str, str] | None:
-    last = events[-1] if events else {"type": ""}
+    last: dict = events[-1] if events else {"type": ""}
     key = {"ExecutionFailed": "executionFailedEventDetails", "ExecutionTimedOut": "executionTimedOutEventDetails"}
     if last["type"] not in key:
         return None

@@ -7,6 +7,7 @@ downwards.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -77,7 +78,7 @@ def lay_out(definition: dict, captions: Captions, has_bar: Callable[[Path], bool
     """The graph of a definition, or of what a state at path contains. captions gives the lines below a state's name."""
     states = definition["States"]
     boxes = {name: _state_box((*path, name), state, captions, has_bar) for name, state in states.items()}
-    links = {}
+    links: dict[tuple[str, str], bool] = {}
     for name, state in states.items():
         for target, is_catch in _targets(state):
             if target in states:
@@ -321,13 +322,16 @@ class _Layers:
             edges.append(Edge(points[::-1] if link in self.is_back else points, self.is_catch[link]))
         return edges + [self._loop(self.boxes[name]) for name, _ in self.loops]
 
+    def _order_of_port(self, place: int, link: tuple[str, str]) -> tuple[float, bool]:
+        return self.x[self.chains[link][place]], link in self.is_back
+
     def _ports(self) -> dict:
         """Where on a box's lower and upper side each edge begins and ends: side by side, ordered by where they lead."""
         ports = {}
         for side, place in (("below", 1), ("above", -2)):
             for name, box in self.boxes.items():
                 links = [link for link, chain in self.chains.items() if chain[0 if side == "below" else -1] == name]
-                links.sort(key=lambda link, place=place: (self.x[self.chains[link][place]], link in self.is_back))
+                links.sort(key=partial(self._order_of_port, place))
                 step = min(22, box.width * 0.7 / max(1, len(links)))
                 for number, link in enumerate(links):
                     ports[link, side] = box.x + (number - (len(links) - 1) / 2) * step

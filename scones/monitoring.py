@@ -202,7 +202,7 @@ def threshold_sweep(labelled: pd.DataFrame, threshold: float = 0.9, note: str | 
 
 def sweep_thresholds(labelled: pd.DataFrame, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
     """One line a threshold: threshold, passed (share), accuracy (among those; NaN where none passes)."""
-    thresholds = np.round(np.arange(0.5, 1.0, 0.005), 3) if thresholds is None else thresholds
+    thresholds = np.round(np.arange(0.5, 1.0, 0.005), 3).tolist() if thresholds is None else thresholds
     right = (labelled["predicted"] == labelled["label"]).to_numpy()
     passes = [(labelled["confidence"] >= threshold).to_numpy() for threshold in thresholds]
     accuracy = [right[chosen].mean() if chosen.any() else np.nan for chosen in passes]

@@ -18,8 +18,8 @@ def draw_stand_in(name: str, rng: np.random.Generator) -> np.ndarray:
     {"bicycle": _bicycle, "motorcycle": _motorcycle}[name](ImageDraw.Draw(vehicle), rng)
     if rng.random() < 0.5:
         vehicle = vehicle.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    shift = tuple(int(move) for move in rng.integers(-10, 11, 2))
-    vehicle = vehicle.rotate(rng.uniform(-18, 18), Image.Resampling.BILINEAR, translate=shift)
+    right, down = rng.integers(-10, 11, 2)
+    vehicle = vehicle.rotate(rng.uniform(-18, 18), Image.Resampling.BILINEAR, translate=(int(right), int(down)))
     image.paste(vehicle, mask=vehicle)
     _occlude(image, rng)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.5))).resize((SIDE, SIDE), Image.Resampling.BOX)

@@ -8,6 +8,7 @@ import io
 import json
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from boto3 import Session
@@ -153,7 +154,7 @@ def _allow(actions: list[str], *resources: str) -> dict:
 
 
 def make_roles(session: Session, prefix: str, bucket: str, endpoint_name: str, functions: list[str]) -> dict[str, str]:
-    """The least privilege that each part needs; returns role ARNs by part: serialize, inference, pass_threshold, states.
+    """The least privilege that each part needs; the role ARNs by part: serialize, inference, pass_threshold, states.
 
     The roles are named prefix-part. The state machines' role may start the children of its own Distributed Maps.
     """
@@ -213,10 +214,8 @@ def _delete_state_machine(session: Session, arn: str) -> None:
 def _delete_function(session: Session, name: str) -> None:
     session.client("lambda").delete_function(FunctionName=name)
     logs = session.client("logs")
-    try:
+    with suppress(logs.exceptions.ResourceNotFoundException):
         logs.delete_log_group(logGroupName=f"/aws/lambda/{name}")
-    except logs.exceptions.ResourceNotFoundException:
-        pass
 
 
 def _delete_role(session: Session, name: str) -> None:

@@ -68,7 +68,7 @@ def test_both_maps_are_distributed_tolerate_every_failure_and_run_ten_at_a_time(
 
 @pytest.fixture(scope="module")
 def machines(local):
-    """The endpoint, the functions and both machines, deployed on the local AWS; returns their ARNs by "one" and "many"."""
+    """The endpoint, the functions and both machines, deployed on the local AWS; their ARNs by "one" and "many"."""
     session, sagemaker, s3 = boto3.Session(), boto3.client("sagemaker"), boto3.client("s3")
     sagemaker.create_training_job(**training_request("definitions", upload_channels("definitions")))
     create_model("definitions", wait_for_training("definitions")["ModelArtifacts"]["S3ModelArtifacts"])

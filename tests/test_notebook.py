@@ -1,4 +1,4 @@
-"""starter.ipynb as a user runs it: make run's program in a copy of the repository, on real images where there are some."""
+"""starter.ipynb as a user runs it: make run's program in a copy of the repository, on real images if there are some."""
 
 import json
 import os

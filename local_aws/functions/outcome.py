@@ -13,7 +13,7 @@ from pathlib import Path
 from local_aws.functions.function import FunctionVersion
 from local_aws.functions.worker import Answer
 
-SIGNALS = {
+SIGNALS: dict[int, str] = {
     signal.SIGINT: "interrupt",
     signal.SIGABRT: "aborted (core dumped)",
     signal.SIGKILL: "killed",

@@ -57,6 +57,7 @@ class Connection:
         self._channel = channel
         self._received = bytearray()
         self._is_ready = False
+        self.marshaller: object = None  # awslambdaric's, which is there only once the function's environment is
 
     def receive(self) -> tuple[dict, bytes]:
         """The next frame; ends the process where the server has gone."""
@@ -169,11 +170,11 @@ def fork_workers(control: socket.socket) -> socket.socket:
     wake_reader, wake_writer = wake_up_when_a_child_ends()
     status_pipes: dict[int, int] = {}
     while True:
-        ready, _, _ = select.select([control, wake_reader], [], [])
+        ready, _, _ = select.select([control.fileno(), wake_reader], [], [])
         if wake_reader in ready:
             os.read(wake_reader, 4096)
             report_ended_workers(status_pipes)
-        if control in ready:
+        if control.fileno() in ready:
             message, descriptors, _, _ = socket.recv_fds(control, 16, 3)
             if not message:
                 end_all_workers(status_pipes)

@@ -131,7 +131,7 @@ class Api:
         before = _token(call, default=len(found))
         numbered = [(number, each) for number, each in reversed(numbered) if number < before]
         page = numbered[: _page_size(call)]
-        answer = {"executions": [_summary(each) for _, each in page]}
+        answer: dict = {"executions": [_summary(each) for _, each in page]}
         if len(page) < len(numbered):
             answer["nextToken"] = str(page[-1][0])
         return answer
@@ -158,7 +158,7 @@ class Api:
     def list_map_runs(self, call: dict) -> dict:
         runs = self._workflows.execution(call["executionArn"]).map_runs
         start, size = _token(call, default=0), _page_size(call)
-        answer = {"mapRuns": [_map_run_summary(run) for run in runs[start : start + size]]}
+        answer: dict = {"mapRuns": [_map_run_summary(run) for run in runs[start : start + size]]}
         if start + size < len(runs):
             answer["nextToken"] = str(start + size)
         return answer

@@ -53,7 +53,8 @@ class Execution:
         self.account, self.region = workflows.account, machine.arn.split(":")[3]
         self.workflows, self.machine, self.name, self.map_run = workflows, machine, name, map_run
         self.arn = machine.execution_arn(name)
-        self.status, self.start_date, self.stop_date = "RUNNING", time.time(), None
+        self.status, self.start_date = "RUNNING", time.time()
+        self.stop_date: float | None = None
         self.output: str | None = None
         self.error: str | None = None
         self.cause: str | None = None

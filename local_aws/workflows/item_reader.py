@@ -107,7 +107,8 @@ def _batcher_number(state, env: Environment, batcher: dict, field: str) -> int |
 
 
 def _split(inputs: list, most_items: int, most_bytes: int, env: Environment) -> Iterator[list]:
-    batch, size = [], 0
+    batch: list = []
+    size = 0
     for item in inputs:
         item_size = len(_to_json(item)) + 1  # and the comma
         if item_size > most_bytes:

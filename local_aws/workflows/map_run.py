@@ -105,7 +105,8 @@ class MapRun:
         self.tolerated_count = state.number(env, "ToleratedFailureCount")
         self.tolerated_percentage = state.number(env, "ToleratedFailurePercentage", highest=100)
         self.item_counts, self.execution_counts = _no_counts(), _no_counts()
-        self.status, self.start_date, self.stop_date = "RUNNING", time.time(), None
+        self.status, self.start_date = "RUNNING", time.time()
+        self.stop_date: float | None = None
         self.children: list[Execution] = []
         self._state, self._env = state, env
         self._machine = self._child_machine()
@@ -141,7 +142,7 @@ class MapRun:
                 items = read_items(self._state, self._env, self.execution.workflows.server)
         except ReadFailed as error:
             raise map_run_failed(self._env, "States.ItemReaderFailed", str(error)) from error
-        self._inputs = enumerate(self._make_inputs(items))
+        self._inputs: Iterator[tuple[int, tuple[int, object]]] = enumerate(self._make_inputs(items))
         self._results = results_of(self._state, self._env, self)
         self._run_children()
         if self._failure:

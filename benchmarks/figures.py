@@ -1,0 +1,37 @@
+"""Figures as rows: what a benchmark prints, what it writes, and what compare.py and the README read.
+
+A row is {"figure": text, "value": number, "unit": text, "better": "lower", "higher" or None}.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def figure(name: str, value: float, unit: str, better: str | None = None) -> Row:
+    """A row; the value is kept to four significant digits, more than any run repeats."""
+    return {"figure": name, "value": float(f"{value:.4g}"), "unit": unit, "better": better}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line that all benchmarks have in common: --json FILE."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return options
+
+
+def finish(rows: list[Row], file: Path | None) -> None:
+    """Prints the rows as a table, and writes them where a file is named."""
+    print(table(rows))
+    if file:
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A Markdown table of the rows."""
+    lines = [f"| {row['figure']} | {row['value']:,g} {row['unit']} |" for row in rows]
+    return "\n".join(["| figure | value |", "|---|---|", *lines])
