@@ -7,6 +7,7 @@ import signal
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import boto3
 import psutil
