@@ -2,6 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import boto3
 import pytest
@@ -64,6 +68,41 @@ def test_both_maps_are_distributed_tolerate_every_failure_and_run_ten_at_a_time(
         assert state["ItemProcessor"]["ProcessorConfig"]["Mode"] == "DISTRIBUTED"
         assert state["ToleratedFailurePercentage"] == 100
         assert state["MaxConcurrency"] == 10
+
+
+def find_cfn_lint() -> str | None:
+    """cfn-lint beside the Python that runs the tests, or in the environment that `make check` uses."""
+    folders = [Path(sys.executable).parent, ROOT / ".venv-check" / "bin"]
+    return shutil.which("cfn-lint", path=":".join(map(str, folders)))
+
+
+def cfn_lint_faults(folder: Path, **properties: dict) -> list[tuple[str, str, str]]:
+    """(template, rule, message) of each error that cfn-lint finds, given a state machine's properties by template."""
+    for name, given in properties.items():
+        machine = {"Type": "AWS::StepFunctions::StateMachine", "Properties": {"RoleArn": ROLE, **given}}
+        (folder / f"{name}.json").write_text(json.dumps({"Resources": {"Machine": machine}}))
+    templates = [str(folder / f"{name}.json") for name in properties]
+    command = [find_cfn_lint(), "--format", "json", "--non-zero-exit-code", "none", "--template", *templates]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
+    return sorted((Path(fault["Filename"]).stem, fault["Rule"]["Id"], fault["Message"]) for fault in found)
+
+
+@pytest.mark.skipif(find_cfn_lint() is None, reason="cfn-lint is not installed: requirements-check.txt has it")
+def test_cfn_lint_finds_nothing_wrong_with_the_definitions_and_sees_what_is_put_into_them(tmp_path):
+    faulty = json.loads(json.dumps(SINGLE))
+    faulty["States"]["Serialize image"]["InputPath"] = "$"  # of the language JSONPath, not of JSONata
+    del faulty["States"]["Run inference"]["Resource"]
+    assert cfn_lint_faults(
+        tmp_path,
+        single={"Definition": SINGLE},
+        single_text={"DefinitionString": json.dumps(SINGLE)},
+        parallel={"Definition": PARALLEL},
+        parallel_text={"DefinitionString": json.dumps(PARALLEL)},
+        faulty={"Definition": faulty},
+    ) == [
+        ("faulty", "E3601", "'Resource' is a required property"),
+        ("faulty", "E3601", "Additional properties are not allowed ('InputPath' was unexpected)"),
+    ]
 
 
 @pytest.fixture(scope="module")
