@@ -11,5 +11,6 @@ From a shell: python -m local_aws
 """
 
 from local_aws.client import LocalAws, connect, start
+from local_aws.gone import LocalAwsGone
 
-__all__ = ["LocalAws", "connect", "start"]
+__all__ = ["LocalAws", "LocalAwsGone", "connect", "start"]

@@ -23,6 +23,7 @@ def main() -> None:
     # moto logs every failed execution; its users find that in the execution's history, as on AWS.
     logging.getLogger("moto").setLevel(logging.CRITICAL)
 
+    os.umask(0o077)  # what this process and its children write is for its user alone
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

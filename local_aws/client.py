@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from local_aws import gone
+
 # Settings of a real account that would lead requests away from the local one.
 FOREIGN_VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 PROJECT = Path(__file__).parent.parent
@@ -59,6 +61,7 @@ def start(port: int = 0, region: str = "us-east-1") -> LocalAws:
     for name in FOREIGN_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(environment)
+    gone.point_at(environment["AWS_ENDPOINT_URL"])
     return LocalAws(process, environment)
 
 
@@ -83,6 +86,7 @@ def connect() -> str:
             f"No local AWS answers at AWS_ENDPOINT_URL={url}; start one with python -m local_aws and export "
             "the lines it prints, or unset AWS_ENDPOINT_URL to have one started here"
         )
+    gone.point_at(url)
     return url
 
 
