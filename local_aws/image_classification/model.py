@@ -41,9 +41,15 @@ def fit_models(
     extractor: Backbone | Patches, pixels: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
 ) -> Iterator[Model]:
     """Yields a first model soon, then the one that cross-validation has chosen. uint8 [N, 32, 32, 3], int [N]."""
-    chosen = np.random.default_rng(seed).permutation(len(pixels))[:IMAGES_FOR_COMPONENTS]
-    components = find_components(extractor.features(_with_mirrors(pixels[chosen])))
-    for classifier in fit_classifiers(_see(extractor, components, pixels), labels, classes, seed):
+    order = np.random.default_rng(seed).permutation(len(pixels))
+    first, rest = order[:IMAGES_FOR_COMPONENTS], order[IMAGES_FOR_COMPONENTS:]
+    features = extractor.features(_with_mirrors(pixels[first]))
+    components = find_components(features)
+    views = np.empty((2, len(pixels), components.projection.shape[1]), np.float32)
+    views[:, first] = components.project(features).reshape(2, len(first), -1)
+    if len(rest):
+        views[:, rest] = _see(extractor, components, pixels[rest])
+    for classifier in fit_classifiers(views, labels, classes, seed):
         yield Model(extractor, components, classifier)
 
 
