@@ -21,26 +21,17 @@ PROJECT = Path(__file__).parent.parent
 def check_image(image: str) -> None:
     """Raises ValidationException for an image that is not the built-in algorithm's."""
     if image.rsplit("/", 1)[-1].split(":")[0].split("@")[0] != ALGORITHM:
-        raise ServiceError(
-            "ValidationException",
-            f"The local AWS runs the built-in {ALGORITHM} algorithm only, not the image {image!r}",
-        )
+        message = f"The local AWS runs the built-in {ALGORITHM} algorithm only, not the image {image!r}"
+        raise ServiceError("ValidationException", message)
 
 
 class Container:
     """One process of the algorithm: "train" or "serve" on a root folder. Ends with the server, however that ends."""
 
     def __init__(self, command: str, root: Path, on_line: Callable[[str], None]):
+        program = [sys.executable, "-m", f"local_aws.{ALGORITHM.replace('-', '_')}"]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"local_aws.{ALGORITHM.replace('-', '_')}",
-                command,
-                "--root",
-                str(root),
-                "--end-with-parent",
-            ],
+            [*program, command, "--root", str(root), "--end-with-parent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -54,8 +45,9 @@ class Container:
         self._reader.start()
 
     def _read(self, on_line: Callable[[str], None]) -> None:
-        for line in self.process.stdout:
-            on_line(line.rstrip("\n"))
+        with self.process.stdout as lines:
+            for line in lines:
+                on_line(line.rstrip("\n"))
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, once the process has ended and its last line was read. Raises subprocess.TimeoutExpired."""

@@ -417,7 +417,7 @@ def test_a_jpeg_of_any_mode_is_read(mode):
 def test_other_formats_and_truncated_images_are_refused(content):
     with pytest.raises(RequestRefused, match="no readable PNG or JPEG image") as refusal:
         read_picture(content)
-    assert refusal.value.status == 400
+    assert refusal.value.status == 415
 
 
 def test_a_small_file_that_would_decode_to_gigabytes_is_refused():

@@ -16,7 +16,8 @@ FORMATS = ("PNG", "JPEG")
 def read_picture(content: bytes, at_least: tuple[int, int] = (1, 1)) -> np.ndarray:
     """uint8 [32, 32, 3], resized without keeping the aspect ratio, as the service does.
 
-    Raises RequestRefused (400) for what is no image, is absurdly large, or is smaller than at_least (height, width).
+    Raises RequestRefused: 415 for what is no image, 400 for one that is absurdly large or smaller than at_least
+    (height, width).
     """
     try:
         with warnings.catch_warnings():
@@ -27,7 +28,7 @@ def read_picture(content: bytes, at_least: tuple[int, int] = (1, 1)) -> np.ndarr
     except RequestRefused:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise RequestRefused(400, f"This is no readable PNG or JPEG image ({type(error).__name__})") from None
+        raise RequestRefused(415, f"This is no readable PNG or JPEG image ({type(error).__name__})") from None
     if colour.size != (SIDE, SIDE):
         colour = colour.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(colour)
