@@ -28,6 +28,11 @@ class LocalAws:
         atexit.register(self.stop)
 
     @property
+    def pid(self) -> int:
+        """The server's process id; what it has started are its children."""
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process.poll() is None
 

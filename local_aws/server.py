@@ -4,6 +4,7 @@ What AWS does that this does not: regions and accounts are only names here, ever
 replicated, throttled or billed, and all of it is gone when the process ends.
 """
 
+import contextlib
 import functools
 import os
 import secrets
@@ -71,10 +72,13 @@ class Server:
         self._secret_access_key = secrets.token_urlsafe(32)
         self._clients: dict[str, object] = {}
         self._clients_lock = threading.Lock()
-        self._at_stop: list[Callable[[], None]] = []
+        self._at_stop = contextlib.ExitStack()  # runs what it holds to the end, whatever part of it fails
+        self._at_stop.callback(self._run_folder.remove)
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
         self._door = Door(Dispatcher(self._create_app), self._access_key_id)
         self._http = make_server("127.0.0.1", port, self._door, threaded=True, request_handler=RequestHandler)
+        self._at_stop.callback(self._http.server_close)
+        self._at_stop.callback(self._http.shutdown)
         self.url = f"http://127.0.0.1:{self._http.port}"
         self._door.listen_as(self._http.port)
         self._attach_services()
@@ -135,11 +139,8 @@ class Server:
             return self._clients[service]
 
     def at_stop(self, function: Callable[[], None]) -> None:
-        self._at_stop.append(function)
+        self._at_stop.callback(function)
 
     def stop(self) -> None:
-        for function in reversed(self._at_stop):
-            function()
-        self._http.shutdown()
-        self._http.server_close()
-        self._run_folder.remove()
+        with self._at_stop:
+            pass

@@ -1,5 +1,6 @@
 """What the tests share: the repository's root and one real local AWS for the whole session."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,25 @@ def local():
     aws.stop()
 
 
+@contextlib.contextmanager
+def own_server(**environment: str):
+    """Another local AWS, for what must not happen to the shared one; boto3 clients made meanwhile talk to it."""
+    import boto3
+
+    import local_aws
+
+    environment_before, session_before = dict(os.environ), boto3.DEFAULT_SESSION
+    os.environ.update(environment)
+    aws = local_aws.start()
+    try:
+        yield aws
+    finally:
+        aws.stop()
+        os.environ.clear()
+        os.environ.update(environment_before)
+        boto3.DEFAULT_SESSION = session_before
+
+
 def is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -37,4 +57,16 @@ def children_of(pid: int) -> list[int]:
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
+        return []
+
+
+def processes_of(pid: int, *words: str) -> list[int]:
+    """The process ids of what a process has started and whose command line holds all of these words."""
+    return [child for child in children_of(pid) if set(words) <= set(_command_line(child))]
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return []
