@@ -286,6 +286,7 @@ class ForkedProcess:
 
     def __init__(self, status_pipe: int):
         self._pipe = open(status_pipe, "rb", buffering=0)  # noqa: SIM115, open until close()
+        self._lock = threading.Lock()  # the server that stops waits too
         self._status: int | None = None
         line = self._pipe.readline()
         if not line:
@@ -295,17 +296,21 @@ class ForkedProcess:
 
     def wait(self, timeout: float) -> int:
         """The exit status, as subprocess has it. Raises subprocess.TimeoutExpired."""
-        if self._status is None:
-            poll = select.poll()
-            poll.register(self._pipe, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                raise subprocess.TimeoutExpired(f"Lambda worker {self.pid}", timeout)
-            # The end of the pipe without a status: the process that forks was killed, and its forks with it.
-            self._status = int(self._pipe.readline() or -signal.SIGKILL)
-        return self._status
+        with self._lock:
+            if self._status is None:
+                poll = select.poll()
+                poll.register(self._pipe, select.POLLIN)
+                if not poll.poll(timeout * 1000):
+                    raise subprocess.TimeoutExpired(f"Lambda worker {self.pid}", timeout)
+                # The end of the pipe without a status: the process that forks was killed, and its forks with it.
+                self._status = int(self._pipe.readline() or -signal.SIGKILL)
+            return self._status
 
     def close(self) -> None:
-        self._pipe.close()
+        with self._lock:
+            self._pipe.close()
+            if self._status is None:
+                self._status = -signal.SIGKILL
 
 
 def new_starter(folder: Path) -> Starter:
