@@ -1,9 +1,13 @@
 """Moves a job's files between S3 and a folder, as SageMaker does before and after it runs a container."""
 
 import tarfile
+import zlib
 from pathlib import Path
 
 from botocore.exceptions import ClientError
+
+MAX_MODEL_BYTES = 2 * 1024**3
+MAX_MODEL_FILES = 1000
 
 
 class DownloadFailed(Exception):
@@ -67,10 +71,6 @@ def upload_folder_as_archive(s3, folder: Path, bucket: str, key: str) -> None:
     archive.unlink()
 
 
-MAX_MODEL_BYTES = 2 * 1024**3
-MAX_MODEL_FILES = 1000
-
-
 def unpack_model(archive: Path, folder: Path) -> None:
     """Unpacks a model.tar.gz. Raises DownloadFailed for one that is broken or not plain files inside the folder."""
     size = 0
@@ -78,21 +78,21 @@ def unpack_model(archive: Path, folder: Path) -> None:
         with tarfile.open(archive, "r:gz") as tar:
             for number, member in enumerate(tar):
                 size += member.size
-                if not (member.isfile() or member.isdir()):
-                    raise DownloadFailed(
-                        f"model.tar.gz holds {member.name!r}, which is no plain file; pack files and folders only"
-                    )
-                if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
-                    raise DownloadFailed(
-                        f"model.tar.gz holds {member.name!r}, which leads outside of the model's folder"
-                    )
+                _check_member(member, folder)
                 if size > MAX_MODEL_BYTES or number >= MAX_MODEL_FILES:
                     raise DownloadFailed(
                         f"model.tar.gz unpacks to over {MAX_MODEL_BYTES} bytes or {MAX_MODEL_FILES} files"
                     )
                 member.mode = 0o600 if member.isfile() else 0o700
                 tar.extract(member, folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise DownloadFailed(
             f"model.tar.gz is not a readable gzip-compressed tar archive ({error}); train the model again"
         ) from error
+
+
+def _check_member(member: tarfile.TarInfo, folder: Path) -> None:
+    if not (member.isfile() or member.isdir()):
+        raise DownloadFailed(f"model.tar.gz holds {member.name!r}, which is no plain file; pack files and folders only")
+    if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+        raise DownloadFailed(f"model.tar.gz holds {member.name!r}, which leads outside of the model's folder")

@@ -1,18 +1,19 @@
 """Endpoints of the local SageMaker: their life, their answers, their captured data, and how they fail."""
 
+import base64
 import io
 import json
-import os
-import signal
+import re
 import tarfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import boto3
+import numpy as np
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from PIL import Image
 from sagemaker_jobs import (
     BUCKET,
     create_config,
@@ -24,6 +25,8 @@ from sagemaker_jobs import (
     wait_for_endpoint,
     wait_for_training,
 )
+
+from local_aws.image_classification.features import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,6 @@ def test_each_call_is_captured_once_as_it_was_sent_and_answered(endpoint):
         return [r for r in captured(endpoint) if r["eventMetadata"].get("inferenceId") == "call-7000"]
 
     [record] = until(of_this_call, 10)
-    import base64
-
     given, got = record["captureData"]["endpointInput"], record["captureData"]["endpointOutput"]
     assert base64.b64decode(given["data"]) == image
     assert (given["observedContentType"], given["encoding"], given["mode"]) == ("image/png", "BASE64", "INPUT")
@@ -113,22 +114,82 @@ def test_no_captured_record_is_lost_under_32_clients(endpoint):
     until(lambda: len(captured(endpoint)) == before + 320, 15)
 
 
+def picture(size: tuple[int, int], kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 90).convert("RGB").save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (picture((32, 32), "PNG"), "image/png"),
+        (picture((32, 32), "JPEG"), "image/jpeg"),
+        (picture((32, 32), "JPEG"), "application/x-image"),
+        (picture((500, 90), "PNG"), "application/x-image"),
+        (picture((7, 11), "JPEG"), "image/jpeg"),
+    ],
+)
+def test_png_and_jpeg_images_of_any_size_are_answered_under_each_content_type(endpoint, body, content_type):
+    assert sum(json.loads(invoke(endpoint, body, content_type)["Body"].read())) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_large_image_gets_the_answer_of_the_same_image_in_the_model_s_size(endpoint):
+    small = png(1, seed=8000)
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(small)).resize((96, 64), Image.Resampling.NEAREST).save(buffer, "PNG")
+    answers = [json.loads(invoke(endpoint, body)["Body"].read()) for body in (small, buffer.getvalue())]
+    assert answers[0] == pytest.approx(answers[1], abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
         (b"not an image at all", "image/png"),
         (b"a,b,c", "text/csv"),
+        (png(0, 1), "application/octet-stream"),
         (b"", "image/png"),
         (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (picture((32, 32), "GIF"), "image/png"),
     ],
 )
-def test_what_is_no_image_is_a_ModelError_and_not_captured(endpoint, body, content_type):
-    until(lambda: len(captured(endpoint)) >= 0)
+def test_what_is_no_image_is_a_ModelError_of_status_415_and_not_captured(endpoint, body, content_type):
+    failure = model_error(endpoint, body, content_type, InferenceId="no-image")
+    assert failure["OriginalStatusCode"] == 415
+    assert failure["OriginalMessage"] in failure["Error"]["Message"]
+    assert f"/aws/sagemaker/Endpoints/{endpoint}:log-stream:AllTraffic/" in failure["LogStreamArn"]
+    assert any("status 415" in message for message in log_of(endpoint))
+    invoke(endpoint, png(0, 1), InferenceId=f"after {content_type} {len(body)}")
+    identifiers = until(lambda: captured_up_to(endpoint, f"after {content_type} {len(body)}"), 10)
+    assert "no-image" not in identifiers
+
+
+def test_an_answer_of_another_kind_than_JSON_is_a_ModelError(endpoint):
+    failure = model_error(endpoint, png(0, 1), "image/png", Accept="text/csv")
+    assert failure["OriginalStatusCode"] == 406
+    assert "application/jsonlines" in failure["OriginalMessage"]
+
+
+def model_error(name: str, body: bytes, content_type: str = "image/png", **options) -> dict:
+    """The response of a call that ends in a ModelError."""
     with pytest.raises(ClientError) as failure:
-        invoke(endpoint, body, content_type, InferenceId="no-image")
+        invoke(name, body, content_type, **options)
     assert failure.value.response["Error"]["Code"] == "ModelError"
-    assert 400 <= failure.value.response["OriginalStatusCode"] < 500
-    assert failure.value.response["OriginalMessage"]
+    return failure.value.response
+
+
+def captured_up_to(name: str, last: str) -> list[str]:
+    """The inference ids captured so far once the last one is among them, else nothing."""
+    identifiers = [record["eventMetadata"].get("inferenceId", "") for record in captured(name)]
+    return identifiers if last in identifiers else []
+
+
+def log_of(name: str) -> list[str]:
+    logs = boto3.client("logs")
+    group = f"/aws/sagemaker/Endpoints/{name}"
+    streams = [stream["logStreamName"] for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]]
+    pages = [logs.get_log_events(logGroupName=group, logStreamName=stream)["events"] for stream in streams]
+    return [event["message"] for events in pages for event in events]
 
 
 def test_an_unknown_endpoint_is_a_ValidationError(local):
@@ -138,15 +199,29 @@ def test_an_unknown_endpoint_is_a_ValidationError(local):
     assert "no-such-endpoint" in failure.value.response["Error"]["Message"]
 
 
-def test_a_killed_model_server_fails_the_call_in_flight_at_most_and_is_restarted(local, endpoint):
-    victim = next(p for p in model_servers(local))
-    os.kill(victim.pid, signal.SIGKILL)
+def test_a_variant_that_there_is_not_is_a_ValidationError(endpoint):
+    with pytest.raises(ClientError, match="Variant Other of endpoint") as failure:
+        invoke(endpoint, png(0, 1), TargetVariant="Other")
+    assert failure.value.response["Error"]["Code"] == "ValidationError"
 
-    def answered():
-        with suppress(boto3.client("sagemaker-runtime").exceptions.ModelError):
-            return invoke(endpoint, png(0, 1))["Body"].read()
 
-    assert until(answered, 30)
+def test_when_the_model_server_dies_the_call_in_flight_fails_and_the_next_one_is_answered(local, model):
+    client = boto3.client("sagemaker")
+    create_config("killed", model)
+    before = model_servers(local)
+    client.create_endpoint(EndpointName="killed", EndpointConfigName="killed")
+    wait_for_endpoint("killed")
+    [victim] = [process for process in model_servers(local) if process not in before]
+    invoke("killed", png(0, 1))
+    victim.suspend()
+    with ThreadPoolExecutor(1) as caller:
+        in_flight = caller.submit(model_error, "killed", png(0, 1))
+        assert wait([in_flight], timeout=2).not_done  # by now it has reached the model server, which stands still
+        victim.kill()
+        assert in_flight.result(30)["OriginalStatusCode"] == 503
+    assert json.loads(invoke("killed", png(0, 1))["Body"].read())
+    assert any("starting it again" in message for message in log_of("killed"))
+    client.delete_endpoint(EndpointName="killed")
 
 
 def test_an_update_never_fails_a_call_and_changes_the_config(local, model, endpoint):
@@ -175,6 +250,40 @@ def test_an_update_never_fails_a_call_and_changes_the_config(local, model, endpo
     assert description["EndpointConfigName"] == "updated-config"
     assert description["DataCaptureConfig"]["CaptureStatus"] == "Started"
     client.delete_endpoint(EndpointName="updated")
+
+
+def test_an_update_to_a_broken_model_leaves_the_old_one_in_service_with_the_reason(model):
+    client = boto3.client("sagemaker")
+    create_config("kept", model)
+    client.create_endpoint(EndpointName="kept", EndpointConfigName="kept")
+    wait_for_endpoint("kept")
+    create_model("nowhere", f"s3://{BUCKET}/nowhere/model.tar.gz")
+    create_config("to-nowhere", "nowhere")
+    client.update_endpoint(EndpointName="kept", EndpointConfigName="to-nowhere")
+    with pytest.raises(ClientError, match="Cannot update in-progress endpoint"):
+        client.update_endpoint(EndpointName="kept", EndpointConfigName="kept")
+    assert f"s3://{BUCKET}/nowhere/model.tar.gz" in wait_for_endpoint("kept")["FailureReason"]
+    assert invoke("kept", png(0, 1))["Body"].read()
+    client.delete_endpoint(EndpointName="kept")
+
+
+def test_an_endpoint_that_is_unknown_or_has_failed_is_not_updated(local):
+    client = boto3.client("sagemaker")
+    with pytest.raises(ClientError, match="Could not find endpoint"):
+        client.update_endpoint(EndpointName="no-such-endpoint", EndpointConfigName="x")
+    failure_reason("not-updated", b"this is no archive")
+    with pytest.raises(ClientError, match="it has failed, delete it"):
+        client.update_endpoint(EndpointName="not-updated", EndpointConfigName="not-updated")
+
+
+def test_an_endpoint_deleted_while_it_is_creating_leaves_no_process(local, model):
+    client = boto3.client("sagemaker")
+    create_config("too-early", model)
+    before = model_servers(local)
+    client.create_endpoint(EndpointName="too-early", EndpointConfigName="too-early")
+    [started] = until(lambda: [process for process in model_servers(local) if process not in before])
+    client.delete_endpoint(EndpointName="too-early")
+    until(lambda: not started.is_running())
 
 
 def test_deleting_an_endpoint_ends_its_process_and_writes_what_was_captured(local, model):
@@ -234,6 +343,15 @@ def test_an_artifact_without_a_model_fails_the_endpoint_s_health_check(local):
     assert "ping health check" in failure_reason("empty", archive((tarfile.TarInfo("readme.txt"), b"no model")))
 
 
+def test_an_artifact_with_a_pickle_fails_the_endpoint_unread_and_its_log_says_why(local):
+    arrays = io.BytesIO()
+    np.savez(arrays, mean=np.array([{"a pickled": "object"}], dtype=object))
+    network = (tarfile.TarInfo("backbone.onnx"), SHIPPED.read_bytes())
+    pickled = archive(network, (tarfile.TarInfo("classifier.npz"), arrays.getvalue()))
+    assert "ping health check" in failure_reason("pickled", pickled)
+    assert any("allow_pickle=False" in message for message in log_of("pickled"))
+
+
 def test_an_endpoint_of_the_same_name_is_refused(endpoint):
     with pytest.raises(ClientError, match="already existing"):
         boto3.client("sagemaker").create_endpoint(EndpointName=endpoint, EndpointConfigName="captured")
@@ -282,10 +400,9 @@ def side_by_side(name: str) -> list[str]:
     return [identifier for identifier in identifiers if identifier.startswith("side-by-side")]
 
 
-def test_each_invocation_is_in_the_endpoint_s_log_with_its_latency(endpoint):
-    invoke(endpoint, png(0, 1))
-    logs = boto3.client("logs")
-    group = f"/aws/sagemaker/Endpoints/{endpoint}"
-    stream = logs.describe_log_streams(logGroupName=group)["logStreams"][0]["logStreamName"]
-    messages = [event["message"] for event in logs.get_log_events(logGroupName=group, logStreamName=stream)["events"]]
-    assert any("ModelLatency" in message for message in messages)
+def test_each_invocation_is_in_the_endpoint_s_log_with_its_size_status_and_latency(endpoint):
+    image = png(0, seed=9000, size=48)
+    invoke(endpoint, image)
+    [line] = [message for message in log_of(endpoint) if f"invocation image/png {len(image)} bytes in" in message]
+    assert "status 200" in line
+    assert re.search(r"ModelLatency \d+ us", line)
