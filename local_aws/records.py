@@ -10,7 +10,7 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 from moto.events.models import events_backends
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
-from moto.sagemaker.models import sagemaker_backends
+from moto.sagemaker.models import FakeEndpointConfig, sagemaker_backends
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 from moto.sts.models import sts_backends
 
@@ -45,6 +45,11 @@ def run_triggered_functions_with(run: Callable[[str, str, bytes], tuple[bytes, s
         return payload
 
     LambdaFunction.invoke = invoke
+
+
+def give_endpoint_configs_one_arn() -> None:
+    """moto keeps that ARN in a tuple, whose text the tagging API would answer with."""
+    FakeEndpointConfig.arn = property(lambda config: config.endpoint_config_arn, lambda config, _: None)
 
 
 def has_access_key(access_key_id: str) -> bool:

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from datetime import datetime, timezone
-from pathlib import Path
 
 from flask import Flask
 
@@ -23,6 +22,9 @@ from local_aws.s3_files import DownloadFailed, download_prefix, join_key, split_
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 GRACE_SECONDS = 120  # between SageMaker's SIGTERM and its SIGKILL
+POLL_SECONDS = 0.2
+DEFAULT_MAX_RUNTIME_SECONDS = 86400
+ENDED = ("Completed", "Failed", "Stopped")
 METRICS = {
     "train:accuracy": r"Epoch\S* Train-accuracy=(\S*)",
     "validation:accuracy": r"Epoch\S* Validation-accuracy=(\S*)",
@@ -52,7 +54,11 @@ class Training:
         if service == "sagemaker":
             hook(
                 app,
-                before={"CreateTrainingJob": self._check, "StopTrainingJob": self._stop},
+                before={
+                    "CreateTrainingJob": self._check,
+                    "StopTrainingJob": self._stop,
+                    "DeleteTrainingJob": self._delete,
+                },
                 after={"CreateTrainingJob": self._start},
             )
 
@@ -82,6 +88,17 @@ class Training:
         job.stop()
         return {}
 
+    def _delete(self, request: dict) -> dict:
+        region, name = request_region(self._server.region), request["TrainingJobName"]
+        jobs = records.sagemaker(region).training_jobs
+        if name not in jobs:
+            raise ServiceError("ResourceNotFound", f"Requested resource not found: {name}")
+        status = jobs[name].training_job_status
+        if status not in ENDED:
+            raise ServiceError("ResourceInUse", f"The training job {name} is {status}; stop it before it is deleted")
+        del jobs[name], self._jobs[region, name]
+        return {}
+
     def _stop_all(self) -> None:
         for job in self._jobs.values():
             job.kill()
@@ -89,22 +106,18 @@ class Training:
 
 def _check_channel(channel: dict, job_mode: str) -> None:
     source = channel["DataSource"].get("S3DataSource")
-    if source is None or source["S3DataType"] != "S3Prefix":
-        kind = source["S3DataType"] if source else next(iter(channel["DataSource"]), "no data source")
-        raise ServiceError(
-            "ValidationException",
-            f"Channel {channel['ChannelName']!r}: the local AWS reads S3Prefix data only, not {kind}",
-        )
     mode = channel.get("InputMode") or job_mode
-    if mode != "File":
-        raise ServiceError(
-            "ValidationException",
-            f"Channel {channel['ChannelName']!r}: the local AWS supports input mode File only, not {mode}",
-        )
-    if channel.get("CompressionType", "None") != "None":
-        raise ServiceError(
-            "ValidationException", f"Channel {channel['ChannelName']!r}: the local AWS reads uncompressed data only"
-        )
+    if source is None:
+        fault = f"reads S3Prefix data only, not {next(iter(channel['DataSource']), 'no data source')}"
+    elif source["S3DataType"] != "S3Prefix":
+        fault = f"reads S3Prefix data only, not {source['S3DataType']}"
+    elif mode != "File":
+        fault = f"supports input mode File only, not {mode}"
+    elif channel.get("CompressionType", "None") != "None":
+        fault = f"reads uncompressed data only, not {channel['CompressionType']}"
+    else:
+        return
+    raise ServiceError("ValidationException", f"Channel {channel['ChannelName']!r}: the local AWS {fault}")
 
 
 class TrainingJob:
@@ -168,70 +181,57 @@ class TrainingJob:
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _write_input(self) -> None:
-        config = self._root / "input" / "config"
-        config.mkdir(parents=True)
-        (self._root / "model").mkdir()
-        (self._root / "output").mkdir()
+        for folder in ("input/config", "model", "output"):
+            (self._root / folder).mkdir(parents=True)
         channels = {channel["ChannelName"]: channel for channel in self._record.input_data_config or []}
         for name, channel in channels.items():
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             download_prefix(self._server.client("s3"), uri, self._root / "input" / "data" / name)
-        _write_json(config / "hyperparameters.json", self._record.hyper_parameters or {})
-        _write_json(
-            config / "inputdataconfig.json",
-            {
-                name: {
-                    "ContentType": channel.get("ContentType"),
-                    "TrainingInputMode": "File",
-                    "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
-                        "S3DataDistributionType", "FullyReplicated"
-                    ),
-                    "RecordWrapperType": channel.get("RecordWrapperType", "None"),
-                }
-                for name, channel in channels.items()
-            },
-        )
-        _write_json(
-            config / "resourceconfig.json",
-            {
+        config = {
+            "hyperparameters": self._record.hyper_parameters or {},
+            "inputdataconfig": {name: _as_container_sees(channel) for name, channel in channels.items()},
+            "resourceconfig": {
                 "current_host": "algo-1",
                 "hosts": ["algo-1"],
                 "network_interface_name": "lo",
                 "current_instance_type": self._record.resource_config.get("InstanceType"),
             },
-        )
+        }
+        for name, content in config.items():
+            (self._root / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
 
     def _train(self) -> str:
         """Runs the algorithm to its end; returns the secondary status that the job ends with."""
         if self._stop_asked.is_set():
             return "Stopped"
         self._container = Container("train", self._root, self._log)
-        deadline = time.monotonic() + (self._record.stopping_condition or {}).get("MaxRuntimeInSeconds", 86400)
-        outcome = "Completed"
-        while True:
-            try:
-                status = self._container.wait(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                if outcome == "Completed" and (self._stop_asked.is_set() or time.monotonic() > deadline):
-                    outcome = "Stopped" if self._stop_asked.is_set() else "MaxRuntimeExceeded"
-                    self._container.ask_to_stop()
-                    deadline = time.monotonic() + GRACE_SECONDS
-                elif outcome != "Completed" and time.monotonic() > deadline:
-                    self._container.kill()
-        if outcome == "Completed" and status != 0:
-            raise AlgorithmFailed(f"{self._reason(status)}, exit code: {status}")
-        return outcome
+        seconds = (self._record.stopping_condition or {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS)
+        deadline = time.monotonic() + seconds
+        while not self._stop_asked.is_set() and time.monotonic() < deadline:
+            status = self._status_within(POLL_SECONDS)
+            if status == 0:
+                return "Completed"
+            if status is not None:
+                raise AlgorithmFailed(f"{self._reason(status)}, exit code: {status}")
+        self._container.ask_to_stop()
+        if self._status_within(GRACE_SECONDS) is None:
+            self._container.kill()
+        return "Stopped" if self._stop_asked.is_set() else "MaxRuntimeExceeded"
+
+    def _status_within(self, seconds: float) -> int | None:
+        """The training process's exit status, None where it has not ended by then."""
+        try:
+            return self._container.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _reason(self, status: int) -> str:
         failure = self._root / "output" / "failure"
         if failure.exists():
             return failure.read_text().strip()[:1000]
-        return (
-            f"the training process was ended by signal {-status}"
-            if status < 0
-            else "the training process ended without a reason"
-        )
+        if status < 0:
+            return f"the training process was ended by signal {-status}"
+        return "the training process ended without a reason"
 
     def _upload(self) -> str:
         with self._lock:
@@ -246,11 +246,13 @@ class TrainingJob:
         records.put_log_lines(self._region, LOG_GROUP, self._stream, [(int(time.time() * 1000), line)])
         for name, regex in METRICS.items():
             if found := re.search(regex, line):
-                others = [metric for metric in self._record.final_metric_data_list if metric["MetricName"] != name]
-                self._record.final_metric_data_list = [
-                    *others,
-                    {"MetricName": name, "Value": float(found[1]), "Timestamp": _now()},
-                ]
+                self._keep_metric(name, float(found[1]))
+
+    def _keep_metric(self, name: str, value: float) -> None:
+        """FinalMetricDataList holds the last value of each metric."""
+        others = [metric for metric in self._record.final_metric_data_list if metric["MetricName"] != name]
+        metric = {"MetricName": name, "Value": value, "Timestamp": _now()}
+        self._record.final_metric_data_list = [*others, metric]
 
     def _fail(self, reason: str) -> None:
         with self._lock:
@@ -282,8 +284,15 @@ class AlgorithmFailed(Exception):
     """The training process ended with a status other than 0."""
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content))
+def _as_container_sees(channel: dict) -> dict:
+    """A channel's entry in inputdataconfig.json."""
+    distribution = channel["DataSource"]["S3DataSource"].get("S3DataDistributionType", "FullyReplicated")
+    return {
+        "ContentType": channel.get("ContentType"),
+        "TrainingInputMode": "File",
+        "S3DistributionType": distribution,
+        "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+    }
 
 
 def _now() -> datetime:

@@ -1,30 +1,77 @@
-"""Deploys the functions and the state machines, runs them, and takes it all down again.
+"""Deploys the functions and the state machines, and runs them.
 
 Plain functions over boto3 that work on AWS and on the local AWS alike. Each takes the boto3.Session whose account and
-region it works in. What they create carries the tag project=scones-unlimited.
+region it works in. What they create carries the tags that they are given; teardown finds it by them.
 """
 
+import base64
+import hashlib
 import io
 import json
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from boto3 import Session
 from botocore.exceptions import ClientError
 
-TAGS = {"project": "scones-unlimited"}
 RUNTIME = "python3.12"
 HANDLER_FILE = "lambda_function.py"
 POLL_SECONDS = 0.5
 ROLE_SECONDS = 60
+# From the cheapest up; any GPU kind trains the built-in algorithm, and any CPU kind serves it
+TRAINING_KINDS = ("ml.g4dn.xlarge", "ml.g5.xlarge", "ml.p3.2xlarge")
+HOSTING_KINDS = ("ml.m5.large", "ml.c5.large", "ml.m5.xlarge")
+
+Created = TypeVar("Created")
+
+
+class NoQuota(Exception):
+    """The account may use none of the instance kinds; the message says how to ask for one."""
+
+
+def on_first_allowed(create: Callable[[str], Created], kinds: Sequence[str], use: str) -> Created:
+    """What create(kind) returns for the first instance kind whose quota is not used up.
+
+    use is what the quota is called by: "training job" or "endpoint". New accounts have a quota of 0 for most GPU
+    kinds, which CreateTrainingJob and CreateEndpoint tell as ResourceLimitExceeded. Raises NoQuota.
+    """
+    for kind in kinds:
+        try:
+            return while_role_is_new(partial(create, kind))
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceLimitExceeded":
+                raise
+    raise NoQuota(
+        f"The quotas of this account in this region allow none of {', '.join(kinds)}: in the Service Quotas console, "
+        f"under Amazon SageMaker, ask for '{kinds[0]} for {use} usage', and run this cell again."
+    )
+
+
+def while_role_is_new(create: Callable[[], Created]) -> Created:
+    """Calls create() until the service can assume the role: IAM needs some seconds to spread a new one."""
+    deadline = time.monotonic() + ROLE_SECONDS
+    while True:
+        try:
+            return create()
+        except ClientError as error:
+            if "assume" not in error.response["Error"]["Message"].lower() or time.monotonic() > deadline:
+                raise
+            time.sleep(2)
 
 
 def deploy_function(
-    session: Session, name: str, folder: str | Path, role_arn: str, environment: dict[str, str] | None = None
+    session: Session,
+    name: str,
+    folder: str | Path,
+    role_arn: str,
+    environment: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> str:
-    """Creates or updates a Lambda function from its folder, waits until it is active, and returns its ARN."""
+    """Creates a Lambda function from its folder, or updates what differs; waits until it is active; returns its ARN."""
     client = session.client("lambda")
     package = _package(Path(folder))
     settings = {
@@ -36,18 +83,26 @@ def deploy_function(
         "MemorySize": 256,
     }
     try:
-        client.get_function(FunctionName=name)
+        found = client.get_function(FunctionName=name)["Configuration"]
     except client.exceptions.ResourceNotFoundException:
-        _while_role_is_new(
-            lambda: client.create_function(FunctionName=name, Code={"ZipFile": package}, Tags=TAGS, **settings)
+        while_role_is_new(
+            lambda: client.create_function(FunctionName=name, Code={"ZipFile": package}, Tags=tags or {}, **settings)
         )
     else:
-        client.update_function_code(FunctionName=name, ZipFile=package)
-        client.get_waiter("function_updated_v2").wait(FunctionName=name)
-        client.update_function_configuration(FunctionName=name, **settings)
-        client.get_waiter("function_updated_v2").wait(FunctionName=name)
+        _update_function(client, found, package, settings)
+        client.tag_resource(Resource=found["FunctionArn"], Tags=tags or {})
     client.get_waiter("function_active_v2").wait(FunctionName=name)
     return client.get_function(FunctionName=name)["Configuration"]["FunctionArn"]
+
+
+def _update_function(client, found: dict, package: bytes, settings: dict[str, Any]) -> None:
+    name = found["FunctionName"]
+    if base64.b64encode(hashlib.sha256(package).digest()).decode() != found["CodeSha256"]:
+        client.update_function_code(FunctionName=name, ZipFile=package)
+        client.get_waiter("function_updated_v2").wait(FunctionName=name)
+    if any(found.get(key) != value for key, value in settings.items()):
+        while_role_is_new(lambda: client.update_function_configuration(FunctionName=name, **settings))
+        client.get_waiter("function_updated_v2").wait(FunctionName=name)
 
 
 def _package(folder: Path) -> bytes:
@@ -58,30 +113,20 @@ def _package(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _while_role_is_new(create):
-    """Calls create() until Lambda or Step Functions can assume the role: IAM needs some seconds to spread a new one."""
-    deadline = time.monotonic() + ROLE_SECONDS
-    while True:
-        try:
-            return create()
-        except ClientError as error:
-            message = error.response["Error"]["Message"]
-            if "assume" not in message.lower() or time.monotonic() > deadline:
-                raise
-            time.sleep(2)
-
-
-def deploy_state_machine(session: Session, name: str, definition_file: str | Path, role_arn: str) -> str:
-    """Creates or updates a standard state machine from its definition file; returns its ARN."""
+def deploy_state_machine(
+    session: Session, name: str, definition_file: str | Path, role_arn: str, tags: dict[str, str] | None = None
+) -> str:
+    """Creates a standard state machine from its definition file, or updates the one of that name; returns its ARN."""
     client = session.client("stepfunctions")
     definition = Path(definition_file).read_text()
+    tag_list = [{"key": key, "value": value} for key, value in (tags or {}).items()]
     arn = _find_state_machine(client, name)
     if arn:
         client.update_state_machine(stateMachineArn=arn, definition=definition, roleArn=role_arn)
+        client.tag_resource(resourceArn=arn, tags=tag_list)
         return arn
-    tags = [{"key": key, "value": value} for key, value in TAGS.items()]
-    created = _while_role_is_new(
-        lambda: client.create_state_machine(name=name, definition=definition, roleArn=role_arn, tags=tags)
+    created = while_role_is_new(
+        lambda: client.create_state_machine(name=name, definition=definition, roleArn=role_arn, tags=tag_list)
     )
     return created["stateMachineArn"]
 
@@ -130,96 +175,3 @@ def map_results(session: Session, execution: dict) -> list[dict]:
 
 def _read_json(s3, bucket: str, key: str):
     return json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-
-
-def deploy_role(session: Session, name: str, service: str, statements: list[dict]) -> str:
-    """Creates or updates a role that this service may assume and that allows the statements; returns its ARN."""
-    iam = session.client("iam")
-    trust = _document([{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}])
-    tags = [{"Key": key, "Value": value} for key, value in TAGS.items()]
-    try:
-        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust, Tags=tags)["Role"]["Arn"]
-    except iam.exceptions.EntityAlreadyExistsException:
-        arn = iam.get_role(RoleName=name)["Role"]["Arn"]
-    iam.put_role_policy(RoleName=name, PolicyName="what-it-needs", PolicyDocument=_document(statements))
-    return arn
-
-
-def _document(statements: list[dict]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": statements})
-
-
-def _allow(actions: list[str], *resources: str) -> dict:
-    return {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
-
-
-def make_roles(session: Session, prefix: str, bucket: str, endpoint_name: str, functions: list[str]) -> dict[str, str]:
-    """The least privilege that each part needs; the role ARNs by part: serialize, inference, pass_threshold, states.
-
-    The roles are named prefix-part. The state machines' role may start the children of its own Distributed Maps.
-    """
-    account = session.client("sts").get_caller_identity()["Account"]
-    partition = "aws"
-    at = f"arn:{partition}:{{}}:{session.region_name}:{account}"
-    logs = _allow(
-        ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
-        f"{at.format('logs')}:log-group:/aws/lambda/*",
-    )
-    listing = _allow(["s3:ListBucket"], f"arn:{partition}:s3:::{bucket}")
-    reading = _allow(["s3:GetObject"], f"arn:{partition}:s3:::{bucket}/*")
-    inferring = _allow(["sagemaker:InvokeEndpoint"], f"{at.format('sagemaker')}:endpoint/{endpoint_name}")
-    chaining = [
-        _allow(["lambda:InvokeFunction"], *[f"{at.format('lambda')}:function:{name}" for name in functions]),
-        _allow(["states:StartExecution"], f"{at.format('states')}:stateMachine:{prefix}-*"),
-        _allow(["states:DescribeExecution", "states:StopExecution"], f"{at.format('states')}:execution:{prefix}-*"),
-        listing,
-        _allow(["s3:GetObject", "s3:PutObject"], f"arn:{partition}:s3:::{bucket}/*"),
-    ]
-    return {
-        "serialize": deploy_role(session, f"{prefix}-serialize", "lambda.amazonaws.com", [logs, listing, reading]),
-        "inference": deploy_role(session, f"{prefix}-inference", "lambda.amazonaws.com", [logs, inferring]),
-        "pass_threshold": deploy_role(session, f"{prefix}-pass_threshold", "lambda.amazonaws.com", [logs]),
-        "states": deploy_role(session, f"{prefix}-states", "states.amazonaws.com", chaining),
-    }
-
-
-def tear_down(session: Session, functions: list[str], state_machine_arns: list[str], role_arns: list[str]) -> list[str]:
-    """Deletes these functions, state machines and roles; returns one text for each that could not be deleted.
-
-    What is gone already is no problem.
-    """
-    steps = [
-        *[(arn, lambda arn=arn: _delete_state_machine(session, arn)) for arn in state_machine_arns],
-        *[(name, lambda name=name: _delete_function(session, name)) for name in functions],
-        *[(arn, lambda arn=arn: _delete_role(session, arn.rsplit("/", 1)[-1])) for arn in role_arns],
-    ]
-    problems = []
-    for what, delete in steps:
-        try:
-            delete()
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in (
-                "ResourceNotFoundException",
-                "NoSuchEntity",
-                "StateMachineDoesNotExist",
-            ):
-                problems.append(f"{what}: {error}")
-    return problems
-
-
-def _delete_state_machine(session: Session, arn: str) -> None:
-    session.client("stepfunctions").delete_state_machine(stateMachineArn=arn)
-
-
-def _delete_function(session: Session, name: str) -> None:
-    session.client("lambda").delete_function(FunctionName=name)
-    logs = session.client("logs")
-    with suppress(logs.exceptions.ResourceNotFoundException):
-        logs.delete_log_group(logGroupName=f"/aws/lambda/{name}")
-
-
-def _delete_role(session: Session, name: str) -> None:
-    iam = session.client("iam")
-    for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
-        iam.delete_role_policy(RoleName=name, PolicyName=policy)
-    iam.delete_role(RoleName=name)

@@ -23,6 +23,7 @@ class Hosting:
     def __init__(self, server):
         self._server = server
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        records.give_endpoint_configs_one_arn()
         server.at_stop(self._stop_all)
 
     def attach(self, service: str, app: Flask) -> None:

@@ -1,0 +1,116 @@
+"""Everything that a run makes carries its tag, and teardown leaves nothing of it."""
+
+import json
+
+import boto3
+import pytest
+from conftest import ROOT
+from sagemaker_jobs import BUCKET, ROLE, png, training_request, upload_channels, wait_for_endpoint, wait_for_training
+
+from scones import notifications, roles, teardown, workflow
+
+RUN, PREFIX = "teardown-run", "teardown/"
+TAGS = {"project": "scones-unlimited", "run": RUN}
+TAG_LIST = [{"Key": key, "Value": value} for key, value in TAGS.items()]
+MACHINE = "teardown-machine"
+PARTS = {"serialize": "TeardownSerialize", "inference": "TeardownInference", "pass_threshold": "TeardownThreshold"}
+
+
+def make_everything() -> None:
+    session, sagemaker = boto3.Session(), boto3.client("sagemaker")
+    request = training_request("teardown-job", upload_channels("teardown"))
+    sagemaker.create_training_job(**request, Tags=TAG_LIST)
+    model = wait_for_training("teardown-job")["ModelArtifacts"]["S3ModelArtifacts"]
+    image = request["AlgorithmSpecification"]["TrainingImage"]
+    container = {"Image": image, "ModelDataUrl": model}
+    sagemaker.create_model(ModelName=RUN, ExecutionRoleArn=ROLE, PrimaryContainer=container, Tags=TAG_LIST)
+    variant = {"VariantName": "AllTraffic", "ModelName": RUN, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName=RUN, ProductionVariants=[variant], Tags=TAG_LIST)
+    sagemaker.create_endpoint(EndpointName=RUN, EndpointConfigName=RUN, Tags=TAG_LIST)
+    wait_for_endpoint(RUN)
+    made = roles.make_roles(session, PARTS, RUN, MACHINE, BUCKET, PREFIX, TAGS)
+    roles.make_sagemaker_role(session, BUCKET, PREFIX, TAGS)
+    for part, name in PARTS.items():
+        workflow.deploy_function(session, name, ROOT / "lambda_functions" / part, made[part], {}, TAGS)
+    definition = ROOT / "state_machine_definition.json"
+    machine = workflow.deploy_state_machine(session, MACHINE, definition, made["states"], TAGS)
+    notifications.notify_failures(session, [machine], TAGS)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=f"{PREFIX}captured.jsonl", Body=b"{}")
+
+
+def what_is_left() -> dict[str, list]:
+    """By each service's own listing, not by the tags that teardown looks for."""
+    sagemaker, iam, events = boto3.client("sagemaker"), boto3.client("iam"), boto3.client("events")
+    functions = [each["FunctionName"] for each in boto3.client("lambda").list_functions()["Functions"]]
+    groups = [each["logGroupName"] for each in boto3.client("logs").describe_log_groups()["logGroups"]]
+    machines = boto3.client("stepfunctions").list_state_machines()["stateMachines"]
+    topics = [each["TopicArn"] for each in boto3.client("sns").list_topics()["Topics"]]
+    found = {
+        "training jobs": [each["TrainingJobName"] for each in sagemaker.list_training_jobs()["TrainingJobSummaries"]],
+        "models": [each["ModelName"] for each in sagemaker.list_models()["Models"]],
+        "configs": [each["EndpointConfigName"] for each in sagemaker.list_endpoint_configs()["EndpointConfigs"]],
+        "endpoints": [each["EndpointName"] for each in sagemaker.list_endpoints()["Endpoints"]],
+        "functions": functions,
+        "log groups": groups,
+        "machines": [each["name"] for each in machines],
+        "roles": [each["RoleName"] for each in iam.list_roles()["Roles"] if each["RoleName"].startswith("scones-")],
+        "rules": [each["Name"] for each in events.list_rules()["Rules"] if each["Name"].startswith("scones-")],
+        "topics": [arn for arn in topics if arn.endswith(notifications.NAME)],
+    }
+    ours = ("eardown", "scones-")
+    return {kind: [name for name in names if any(word in name for word in ours)] for kind, names in found.items()}
+
+
+@pytest.fixture(scope="module")
+def everything(local):
+    make_everything()
+    made = what_is_left()
+    assert all(made.values()), made
+    return made
+
+
+def test_everything_that_was_made_is_found_by_the_run_s_tag(everything):
+    kinds = [teardown._kind(arn) for arn in teardown.find(boto3.Session(), RUN)]
+    assert sorted(kinds) == sorted(
+        [
+            "events:rule",
+            "iam:role",
+            "iam:role",
+            "iam:role",
+            "iam:role",
+            "iam:role",
+            "lambda:function",
+            "lambda:function",
+            "lambda:function",
+            "sagemaker:endpoint",
+            "sagemaker:endpoint-config",
+            "sagemaker:model",
+            "sagemaker:training-job",
+            "sns",
+            "states:stateMachine",
+        ]
+    )
+
+
+def test_another_run_s_teardown_deletes_nothing_of_it(everything):
+    assert teardown.tear_down(boto3.Session(), "another-run", BUCKET, []) == []
+    assert what_is_left() == everything
+
+
+def test_teardown_leaves_nothing_and_may_be_called_again(everything):
+    session = boto3.Session()
+    boto3.client("lambda").invoke(FunctionName=PARTS["pass_threshold"], Payload=json.dumps({"inferences": [0.99]}))
+    boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=RUN, Body=png(0, 1), ContentType="image/png")
+    assert teardown.tear_down(session, RUN, BUCKET, [PREFIX]) == []
+    assert not any(what_is_left().values()), what_is_left()
+    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=PREFIX)["KeyCount"] == 0
+    assert teardown.tear_down(session, RUN, BUCKET, [PREFIX]) == []
+
+
+def test_what_could_not_be_deleted_is_named_with_the_reason(local):
+    queue = boto3.client("sqs")
+    url = queue.create_queue(QueueName="teardown-left", tags={"run": "teardown-left"})["QueueUrl"]
+    [problem] = teardown.tear_down(boto3.Session(), "teardown-left", BUCKET, [])
+    assert "teardown-left" in problem
+    assert "delete it by hand" in problem
+    queue.delete_queue(QueueUrl=url)
