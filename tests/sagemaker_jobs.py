@@ -25,10 +25,10 @@ def png(label: int, seed: int, size: int = 32) -> bytes:
     return buffer.getvalue()
 
 
-def upload_channels(prefix: str) -> list[dict]:
+def upload_channels(prefix: str, train: int = TRAIN) -> list[dict]:
     """Puts the four channels below the prefix; returns the InputDataConfig that names them."""
     s3 = boto3.client("s3")
-    for channel, count, offset in (("train", TRAIN, 0), ("validation", VALIDATION, 1000)):
+    for channel, count, offset in (("train", train, 0), ("validation", VALIDATION, 1000)):
         lines = []
         for number in range(count):
             name = f"{channel}_{number:03d}.png"
