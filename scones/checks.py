@@ -102,22 +102,24 @@ def explain_other_region(bucket: str, session: Session) -> str:
 def use_one_sentence() -> None:
     """Has a notebook show one sentence in place of a stack trace for the errors that explain() knows.
 
-    The cell has failed all the same, and the run ends there.
+    The cell has failed all the same, and the run ends there. Outside of a notebook this changes nothing.
     """
     from IPython import get_ipython
 
     shell = get_ipython()
     if shell is None:
         return
+    show_traceback = shell.showtraceback
 
-    def show(shell, kind, error, traceback, tb_offset=None):
-        sentence = explain(error)
+    def show(exc_tuple=None, *args, **options) -> None:
+        kind, error, _ = exc_tuple or sys.exc_info()
+        sentence = explain(error) or (str(error) if isinstance(error, NotReady) else None)
         if sentence is None:
-            return shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
-        print(sentence, file=sys.stderr)
-        return [f"{kind.__name__}: {sentence}"]
+            show_traceback(exc_tuple, *args, **options)
+        else:
+            shell._showtraceback(kind, error, [sentence])
 
-    shell.set_custom_exc((ClientError, BotoCoreError), show)
+    shell.showtraceback = show
 
 
 def remind_of(session: Session, endpoint: str) -> None:

@@ -49,7 +49,7 @@ def used(session: Session, training_job: str, endpoint: str, executions: Iterabl
     training_kind = job["ResourceConfig"]["InstanceType"]
     hosting_kind = config["ProductionVariants"][0]["InstanceType"]
     hours = (datetime.now(timezone.utc) - created["CreationTime"]).total_seconds() / 3600
-    transitions = sum(_transitions(session, arn) for arn in executions)
+    transitions = sum(transitions(session, arn) for arn in executions)
     quantities = [
         (f"training on {training_kind}", job["BillableTimeInSeconds"] / 3600, "hours", f"Train:{training_kind}"),
         (f"endpoint on {hosting_kind}", hours, "hours", f"Host:{hosting_kind}"),
@@ -58,7 +58,7 @@ def used(session: Session, training_job: str, endpoint: str, executions: Iterabl
     return _table(session, quantities)
 
 
-def _transitions(session: Session, execution: str) -> int:
+def transitions(session: Session, execution: str) -> int:
     """States entered, and the start and the end, of an execution and of its Map Runs' children."""
     client = session.client("stepfunctions")
     pages = client.get_paginator("get_execution_history").paginate(executionArn=execution)

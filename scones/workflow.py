@@ -100,7 +100,7 @@ def _update_function(client, found: dict, package: bytes, settings: dict[str, An
     if base64.b64encode(hashlib.sha256(package).digest()).decode() != found["CodeSha256"]:
         client.update_function_code(FunctionName=name, ZipFile=package)
         client.get_waiter("function_updated_v2").wait(FunctionName=name)
-    if any(found.get(key) != value for key, value in settings.items()):
+    if any({"Environment": {"Variables": {}}, **found}.get(key) != value for key, value in settings.items()):
         while_role_is_new(lambda: client.update_function_configuration(FunctionName=name, **settings))
         client.get_waiter("function_updated_v2").wait(FunctionName=name)
 

@@ -1,0 +1,83 @@
+"""What is counted is what was used, and a price is the price list's or none."""
+
+import json
+import math
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+from sagemaker_jobs import ROLE
+
+from scones import costs
+
+
+def product(usage: str, *prices: str) -> str:
+    dimensions = {str(place): {"pricePerUnit": {"USD": price}} for place, price in enumerate(prices)}
+    terms = {"OnDemand": {"term": {"priceDimensions": dimensions}}}
+    return json.dumps({"product": {"attributes": {"usagetype": usage}}, "terms": terms})
+
+
+class Priced:
+    """A session of Ireland's whose price list answers with these products; each request is held to botocore's model."""
+
+    region_name = "eu-west-1"
+
+    def __init__(self, *products: str, calls: int = 1):
+        self._client = boto3.client("pricing", "us-east-1", aws_access_key_id="any", aws_secret_access_key="any")
+        self._stubber = Stubber(self._client)
+        for _ in range(calls):
+            self._stubber.add_response("get_products", {"PriceList": list(products)})
+        self._stubber.activate()
+
+    def client(self, service: str, region_name: str):
+        assert (service, region_name) == ("pricing", "us-east-1")
+        return self._client
+
+
+def test_a_price_is_that_of_exactly_this_usage():
+    session = Priced(product("EUW1-Host:ml.m5.large-extra", "9.0"), product("EUW1-Host:ml.m5.large", "0.128"))
+    assert costs.price_of(session, "Host:ml.m5.large") == 0.128
+
+
+def test_the_first_free_units_are_no_price():
+    assert costs.price_of(Priced(product("EUW1-StateTransition", "0", "0.000025")), "StateTransition") == 0.000025
+
+
+def test_a_price_that_the_list_does_not_tell_is_no_number():
+    assert math.isnan(costs.price_of(Priced(), "Train:ml.g4dn.xlarge"))
+
+
+def test_an_estimate_is_quantity_times_price():
+    products = (
+        product("EUW1-Train:ml.g4dn.xlarge", "0.8"),
+        product("EUW1-Host:ml.m5.large", "0.1"),
+        product("EUW1-StateTransition", "0.00002"),
+    )
+    table = costs.estimate(Priced(*products, calls=3), "ml.g4dn.xlarge", "ml.m5.large", 100, 15, 2)
+    assert table["quantity"].tolist() == [0.25, 2, 500]
+    assert table["USD"].tolist() == pytest.approx([0.2, 0.2, 0.01])
+
+
+def test_the_transitions_of_an_execution_and_of_its_children_are_counted(local):
+    child = {
+        "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
+        "StartAt": "Child",
+        "States": {"Child": {"Type": "Pass", "End": True}},
+    }
+    states = {
+        "First": {"Type": "Pass", "Next": "Each"},
+        "Each": {"Type": "Map", "ItemProcessor": child, "End": True},
+    }
+    client = boto3.client("stepfunctions")
+    definition = json.dumps({"StartAt": "First", "States": states})
+    arn = client.create_state_machine(name="counted", definition=definition, roleArn=ROLE)["stateMachineArn"]
+    execution = client.start_execution(stateMachineArn=arn, input="[1, 2, 3]")["executionArn"]
+    while client.describe_execution(executionArn=execution)["status"] == "RUNNING":
+        pass
+    assert costs.transitions(boto3.Session(), execution) == 2 + 2 + 3 * 5
+
+
+def test_without_a_price_list_the_quantities_are_told_all_the_same(local):
+    table = costs.estimate(boto3.Session(), "ml.g4dn.xlarge", "ml.m5.large", 10, 6, 1)
+    assert table["quantity"].tolist() == [0.1, 1, 50]
+    assert table["USD"].isna().all()
