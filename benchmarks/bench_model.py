@@ -17,7 +17,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +63,7 @@ class Images:
     names: list[str]
 
 
-def train(images: Images, places: Iterable[int], seed: int, pretrained: bool = True) -> tuple[Model, float]:
+def train(images: Images, places: np.ndarray, seed: int, pretrained: bool = True) -> tuple[Model, float]:
     """A model of the images at those places, and the seconds it took."""
     pixels, labels = images.pixels[places], images.labels[places]
     started = time.perf_counter()

@@ -38,8 +38,8 @@ class ModelError(ServiceError):
             "LogStreamArn": log_stream_arn,
         }
 
-    def response(self) -> Response:
-        return super().response(**self._members)
+    def response(self, **members) -> Response:
+        return super().response(**self._members, **members)
 
 
 class Variant:
