@@ -8,7 +8,6 @@ apart.
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,18 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
-from scipy.stats import binomtest, chisquare
 
 from scones.captures import read_captures
+from scones.drift import class_drift, confidence_shift, require
 
 __all__ = [
-    "Drift",
     "calibrate",
     "class_balance",
     "class_drift",
     "confidence_by_class",
+    "confidence_drift",
     "confidence_over_time",
+    "confidence_shift",
     "inference_rate",
     "read_captures",
     "reliability_diagram",
@@ -43,7 +43,7 @@ NOTE_INCHES = 0.36
 
 def confidence_over_time(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
     """One point an inference, the threshold a line; those below it in another colour and shape, their share on top."""
-    _require(frame, "time", "confidence")
+    require(frame, "time", "confidence")
     below = frame["confidence"] < threshold
     figure, axes = _figure(note)
     for chosen, colour, marker, name in ((~below, BLUE, "o", "at or above"), (below, VERMILLION, "v", "below")):
@@ -65,7 +65,7 @@ def sample_predictions(
 
     which is "most confident", "least confident" or "below the threshold" (the last ones, when there are more).
     """
-    _require(frame, "image", "predicted", "confidence")
+    require(frame, "image", "predicted", "confidence")
     pictured = frame[frame["image"].notna()].drop_duplicates("image")
     choices = {
         "most confident": pictured.nlargest(count, "confidence"),
@@ -97,52 +97,6 @@ def _percent(share: float) -> str:
     return f"{math.floor(share * 1000 + 1e-9) / 10:.1f}%"
 
 
-@dataclass(frozen=True)
-class Drift:
-    """Whether the predicted classes still come in the expected proportions: one line a class, and a test of them all.
-
-    table: index class; columns count, share, low, high (the exact 95 % interval), expected.
-    """
-
-    table: pd.DataFrame
-    p_value: float
-    test: str
-    drifted: bool
-
-    @property
-    def sentence(self) -> str:
-        """The finding in words."""
-        name = (self.table["share"] - self.table["expected"]).abs().idxmax()
-        line = self.table.loc[name]
-        p_value = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-        found = f"{line['share']:.0%} {name} of {self.table['count'].sum():.0f}, {line['expected']:.0%} expected"
-        return f"{'The data drifted' if self.drifted else 'No drift seen'}: {found} ({self.test}, {p_value})"
-
-
-def class_drift(frame: pd.DataFrame, expected: Mapping[str, float], alpha: float = 0.05) -> Drift:
-    """Tests the predicted classes against the expected proportions (they add up to 1).
-
-    Two classes: the exact binomial test; more: chi-square. Drifted means p < alpha: one time in 1 / alpha by chance.
-    """
-    _require(frame, "predicted")
-    if not np.isclose(sum(expected.values()), 1) or min(expected.values()) <= 0 or len(expected) < 2:
-        raise ValueError(f"The expected proportions must be above 0 and add up to 1; these are {dict(expected)}")
-    unexpected = set(frame["predicted"]) - set(expected)
-    if unexpected:
-        raise ValueError(f"No proportion is expected for {', '.join(sorted(unexpected))}; name every class")
-    counts = frame["predicted"].value_counts().reindex(list(expected), fill_value=0)
-    total = int(counts.sum())
-    intervals = [binomtest(int(count), total).proportion_ci(method="exact") for count in counts]
-    table = pd.DataFrame({"count": counts, "share": counts / total, "expected": pd.Series(expected)})
-    table["low"] = [interval.low for interval in intervals]
-    table["high"] = [interval.high for interval in intervals]
-    if len(expected) == 2:
-        test, p_value = "exact binomial test", binomtest(int(counts.iloc[0]), total, table["expected"].iloc[0]).pvalue
-    else:
-        test, p_value = "chi-square test", chisquare(counts, table["expected"] * total).pvalue
-    return Drift(table, float(p_value), test, bool(p_value < alpha))
-
-
 def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str | None = None) -> Figure:
     """The proportion of each predicted class with its 95 % interval, the expected one marked, the test in the title."""
     drift = class_drift(frame, expected)
@@ -172,12 +126,46 @@ def class_balance(frame: pd.DataFrame, expected: Mapping[str, float], note: str 
     return figure
 
 
+def confidence_drift(reference: pd.DataFrame, frame: pd.DataFrame, note: str | None = None) -> Figure:
+    """The confidences of a reference and of what came since: over time, and as cumulative shares; the test on top.
+
+    In the lower panel the two lines would lie on each other without drift; the largest gap between them is marked.
+    """
+    shift = confidence_shift(reference, frame)
+    require(reference, "time")
+    require(frame, "time")
+    figure = _blank((8, 6.4), note)
+    over_time, shares = figure.subplots(2, 1, height_ratios=[1.15, 1])
+    lowest = min(0.5, reference["confidence"].min(), frame["confidence"].min())
+    for part, colour, marker, line, name in (
+        (reference, BLUE, "o", "-", "reference"),
+        (frame, VERMILLION, "v", "-.", "since then"),
+    ):
+        label = f"{name} ({len(part)})"
+        over_time.scatter(part["time"], part["confidence"], c=colour, marker=marker, s=30, alpha=0.7, label=label)
+        shares.ecdf(part["confidence"], color=colour, linestyle=line, linewidth=2)
+    heights = [(part["confidence"] <= shift.gap_at).mean() for part in (reference, frame)]
+    shares.vlines(shift.gap_at, *sorted(heights), color="black", linestyle="--", linewidth=1.4)
+    told = f"largest gap {shift.gap:.2f}, at a confidence of {shift.gap_at:.2f}"
+    shares.text(0.02, 0.9, told, transform=shares.transAxes, va="center", bbox={"fc": "white", "ec": "none", "pad": 2})
+    over_time.set(xlabel="time (UTC)", ylabel="confidence", ylim=(lowest - 0.03, 1.03))
+    _time_axis(over_time, pd.concat([reference["time"], frame["time"]]))
+    shares.set(xlabel="confidence", ylabel="share at or below", xlim=(lowest - 0.01, 1.01), ylim=(0, 1.03))
+    shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axes in (over_time, shares):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    over_time.set_title(shift.sentence.replace(" (", "\n("), color=VERMILLION if shift.drifted else "black")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
 def threshold_sweep(labelled: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
     """For each threshold the share of images that pass and the accuracy among those; the chosen one is marked.
 
     labelled is a frame with a column label, the true class of each record.
     """
-    _require(labelled, "label", "predicted", "confidence")
+    require(labelled, "label", "predicted", "confidence")
     sweep = sweep_thresholds(labelled)
     figure, axes = _figure(note)
     axes.plot(sweep["threshold"], sweep["passed"], color=BLUE, label="share that passes", linewidth=2)
@@ -214,7 +202,7 @@ def calibrate(labelled: pd.DataFrame, bins: int = 10) -> tuple[pd.DataFrame, flo
 
     That error is the mean of |accuracy - confidence| over the bins, each weighted by its count (Guo et al., 2017).
     """
-    _require(labelled, "label", "predicted", "confidence")
+    require(labelled, "label", "predicted", "confidence")
     right = labelled["predicted"] == labelled["label"]
     place = np.minimum((labelled["confidence"] * bins).astype(int), bins - 1)
     grouped = pd.DataFrame({"confidence": labelled["confidence"], "accuracy": right}).groupby(place)
@@ -245,7 +233,7 @@ def reliability_diagram(labelled: pd.DataFrame, bins: int = 10, note: str | None
 
 def confidence_by_class(frame: pd.DataFrame, threshold: float = 0.9, note: str | None = None) -> Figure:
     """A histogram of the confidence for each predicted class, the threshold as a line."""
-    _require(frame, "predicted", "confidence")
+    require(frame, "predicted", "confidence")
     names = sorted(frame["predicted"].unique())
     figure = _blank((8, 1.9 * len(names) + 0.8), note)
     grid = figure.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False).ravel()
@@ -269,7 +257,7 @@ def inference_rate(frame: pd.DataFrame, latency: pd.Series | None = None, note: 
 
     latency is a series of milliseconds with a time index (the endpoint's ModelLatency or the caller's own clock).
     """
-    _require(frame, "time")
+    require(frame, "time")
     minutes = frame.set_index("time").resample("1min").size()
     figure = _blank((8, 3.6 if latency is None else 5.6), note)
     grid = figure.subplots(1 if latency is None else 2, 1, sharex=True, squeeze=False).ravel()
@@ -288,14 +276,6 @@ def inference_rate(frame: pd.DataFrame, latency: pd.Series | None = None, note: 
         axes.spines[["top", "right"]].set_visible(False)
     _time_axis(grid[-1], frame["time"])
     return figure
-
-
-def _require(frame: pd.DataFrame, *columns: str) -> None:
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise ValueError(f"The frame has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
-    if frame.empty:
-        raise ValueError("There are no records to draw: captured data arrive some minutes after the inferences")
 
 
 def _figure(note: str | None, height: float = 4.5) -> tuple[Figure, Axes]:

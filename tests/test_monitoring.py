@@ -183,7 +183,7 @@ def test_any_damage_to_a_line_ends_in_a_record_or_a_named_problem(s3):
 def test_nothing_captured_yet_is_an_empty_frame_that_no_plot_pretends_to_draw(s3):
     frame, problems = read_captures(s3, URI)
     assert frame.empty and problems == [] and "confidence" in frame
-    with pytest.raises(ValueError, match="no records to draw"):
+    with pytest.raises(ValueError, match="There are no records"):
         monitoring.confidence_over_time(frame)
 
 
@@ -286,46 +286,37 @@ def test_samples_that_do_not_exist_are_told_of():
         monitoring.sample_predictions(frame_of([0.98]), "best")
 
 
-def test_classes_as_expected_are_no_drift():
-    drift = monitoring.class_drift(frame_of([0.9] * 100, ["bicycle"] * 54 + ["motorcycle"] * 46), EVEN)
-    assert not drift.drifted
-    assert drift.p_value == pytest.approx(0.4841, abs=1e-4)  # R: binom.test(54, 100)
-    assert drift.table.loc["bicycle", ["low", "high"]].tolist() == pytest.approx([0.4374, 0.6402], abs=1e-4)
-    assert drift.sentence == "No drift seen: 54% bicycle of 100, 50% expected (exact binomial test, p = 0.484)"
-
-
-def test_classes_far_from_expected_are_drift():
-    drift = monitoring.class_drift(frame_of([0.9] * 100, ["bicycle"] * 80 + ["motorcycle"] * 20), EVEN)
-    assert drift.drifted
-    assert drift.sentence == "The data drifted: 80% bicycle of 100, 50% expected (exact binomial test, p < 0.001)"
-
-
-def test_a_class_that_never_comes_counts_as_none():
-    drift = monitoring.class_drift(frame_of([0.9] * 20), EVEN)
-    assert drift.drifted and drift.table["count"].tolist() == [20, 0]
-
-
-def test_three_classes_are_tested_by_chi_square():
-    predicted = ["car"] * 30 + ["bicycle"] * 30 + ["motorcycle"] * 60
-    drift = monitoring.class_drift(frame_of([0.9] * 120, predicted), dict.fromkeys(set(predicted), 1 / 3))
-    assert drift.p_value == pytest.approx(np.exp(-7.5))  # chi-square 15 on 2 degrees of freedom
-    assert "chi-square test" in drift.sentence and "50% motorcycle" in drift.sentence
-
-
-@pytest.mark.parametrize(
-    "expected", [{"bicycle": 1.0}, {"bicycle": 0.5, "motorcycle": 0.6}, {"motorcycle": 0.4, "car": 0.6}]
-)
-def test_proportions_that_make_no_sense_are_refused(expected):
-    with pytest.raises(ValueError, match=r"add up to 1|No proportion is expected for bicycle"):
-        monitoring.class_drift(frame_of([0.9]), expected)
-
-
 def test_the_balance_shows_shares_intervals_and_the_finding():
     frame = frame_of([0.9] * 100, ["bicycle"] * 54 + ["motorcycle"] * 46)
     figure = monitoring.class_balance(frame, EVEN)
     assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([0.54, 0.46])
     found = texts(figure)
     assert "54% (54)" in found and "46% (46)" in found and "No drift seen" in found and "p = 0.484" in found
+
+
+REFERENCE = frame_of([0.99, 0.98, 0.95, 0.97, 0.96])
+
+
+def test_the_confidences_of_both_frames_stand_at_their_own_times_and_the_largest_gap_is_marked():
+    later = frame_of([0.6, 0.7, 0.8, 0.99])
+    later["time"] += pd.Timedelta("1D")
+    figure = monitoring.confidence_drift(REFERENCE, later)
+    reference, since = figure.axes[0].collections
+    assert reference.get_offsets()[:, 1].tolist() == REFERENCE["confidence"].tolist()
+    assert since.get_offsets()[:, 1].tolist() == later["confidence"].tolist()
+    assert since.get_offsets()[0, 0] - reference.get_offsets()[0, 0] == pytest.approx(1)  # days
+    assert not np.allclose(reference.get_facecolor()[0, :3], since.get_facecolor()[0, :3])
+    assert len(reference.get_paths()[0].vertices) != len(since.get_paths()[0].vertices)
+    gap = figure.axes[1].collections[0].get_segments()[0]
+    assert gap.tolist() == [[0.8, 0], [0.8, 0.75]]
+    assert "largest gap 0.75, at a confidence of 0.80" in texts(figure)
+
+
+def test_a_drift_of_the_confidence_stands_in_the_title():
+    drifted = monitoring.confidence_drift(frame_of(np.linspace(0.9, 1, 50)), frame_of(np.linspace(0.5, 0.8, 50)))
+    healthy = monitoring.confidence_drift(frame_of(np.linspace(0.9, 1, 50)), frame_of(np.linspace(0.9, 1, 40)))
+    assert "The confidence drifted: median 0.65, 0.95 in the reference" in texts(drifted)
+    assert "No drift of the confidence seen: median 0.95, 0.95 in the reference" in texts(healthy)
 
 
 LABELLED = {
@@ -380,6 +371,7 @@ PLOTS = {
     "confidence_over_time": {},
     "sample_predictions": {},
     "class_balance": {"expected": EVEN},
+    "confidence_drift": {"frame": REFERENCE},
     "threshold_sweep": {},
     "reliability_diagram": {},
     "confidence_by_class": {},
