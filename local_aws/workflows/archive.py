@@ -1,6 +1,8 @@
 """What is kept of executions that have ended: on disk, so that memory does not grow with their payloads."""
 
+import errno
 import json
+import os
 import re
 import threading
 import zlib
@@ -12,15 +14,17 @@ REFERENCE = re.compile(r"\x00(\d+)\x00")  # JSON texts have no such character
 
 class Archive:
     def __init__(self, path: Path):
-        self._file = open(path, "w+b")  # noqa: SIM115, open as long as the server
+        # Unbuffered: on a full disk the execution in hand must fail to be kept, not one that was thought to be safe.
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115, open as long as the server
         self._lock = threading.Lock()
 
     def put(self, content: dict) -> tuple[int, int]:
-        """Keeps it; returns the place to get it from."""
+        """Keeps it; returns the place to get it from. Raises OSError where the disk is full."""
         data = pack(json.dumps(content))
         with self._lock:
-            place = self._file.seek(0, 2), len(data)
-            self._file.write(data)
+            place = self._file.seek(0, os.SEEK_END), len(data)
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return place
 
     def get(self, place: tuple[int, int]) -> dict:
