@@ -1,6 +1,7 @@
 """Images to monitor: a continuous stream of them with a rate, a mix of classes and, for drift, noise or blur."""
 
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ class Stream:
 
     rate: images a second. mix: the share of each class, in whatever proportion the test split has them by default.
     noise: standard deviation of the grey levels added to each channel, 0 to 255. blur: radius in pixels.
+    Raises ValueError for a rate, noise or blur that no stream can have.
     """
 
     dataset: Dataset
@@ -25,6 +27,13 @@ class Stream:
     noise: float = 0
     blur: float = 0
     seed: int = 0
+
+    def __post_init__(self):
+        if not (0 < self.rate < math.inf and 0 <= self.noise <= 255 and 0 <= self.blur < math.inf):
+            raise ValueError(
+                f"A stream has a rate above 0, noise of 0 to 255 and a blur of 0 or more; these are {self.rate}, "
+                f"{self.noise} and {self.blur}"
+            )
 
     def images(self, count: int) -> Iterator[tuple[str, bytes]]:
         """(true class, PNG) of so many images, the same ones for the same seed."""
@@ -46,13 +55,12 @@ class Stream:
         labels = self.dataset.test.labels
         if self.mix is None:
             return np.ones(len(labels))
-        unknown = set(self.mix) - set(self.dataset.classes)
-        if unknown or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0:
+        shares = np.array([self.mix.get(name, 0.0) for name in self.dataset.classes])
+        if set(self.mix) - set(self.dataset.classes) or not (shares.min() >= 0 and 0 < shares.sum() < math.inf):
             raise ValueError(
                 f"The mix must give shares of {', '.join(self.dataset.classes)}, none below 0; it is {dict(self.mix)}"
             )
         counts = np.bincount(labels, minlength=len(self.dataset.classes))
-        shares = np.array([self.mix.get(name, 0.0) for name in self.dataset.classes])
         return (shares / counts)[labels]
 
     def _png(self, pixels: np.ndarray, rng: np.random.Generator) -> bytes:
@@ -61,7 +69,7 @@ class Stream:
             image = image.filter(ImageFilter.GaussianBlur(self.blur))
         if self.noise:
             noisy = np.asarray(image) + rng.normal(0, self.noise, pixels.shape)
-            image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+            image = Image.fromarray(np.rint(np.clip(noisy, 0, 255)).astype(np.uint8))
         content = io.BytesIO()
         image.save(content, "PNG")
         return content.getvalue()
