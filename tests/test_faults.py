@@ -1,26 +1,25 @@
-"""What breaks while real work runs, and what comes out: one result or one named failure of every image, nothing twice."""
+"""What breaks while real work runs, and what comes out: of every image one result or one named failure."""
 
-import json
+import asyncio
+import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
-import psutil
 import pytest
-from botocore.config import Config
 from conftest import ROOT, children_of, is_alive, own_server, processes_of
-from jupyter_client import KernelManager
-from pipeline import ENDPOINT, MapRun, captured, deploy, deploy_endpoint, failures, key_of, train, upload_images
+from jupyter_client import AsyncKernelManager
+from pipeline import ENDPOINT, MapRun, captured, deploy, failures, key_of, train, upload_images
 from sagemaker_jobs import BUCKET, training_request, until, upload_channels, wait_for_training
 
 import local_aws
@@ -121,10 +120,10 @@ class FaultyS3(BaseHTTPRequestHandler):
     """Stands between a handler and S3: answers 500 or late for the keys that are told, passes everything else on."""
 
     protocol_version = "HTTP/1.1"
-    url = ""
-    broken: set[str] = set()
-    broken_once: set[str] = set()
-    slow: dict[str, float] = {}
+    url: str
+    broken: set[str]
+    broken_once: set[str]
+    slow: dict[str, float]
 
     def do_GET(self):
         key = self.path.split("?")[0].lstrip("/").partition("/")[2]
@@ -146,10 +145,8 @@ class FaultyS3(BaseHTTPRequestHandler):
     def log_message(self, *_): ...
 
     def handle(self):
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked did not wait for a late answer
             super().handle()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # whoever asked did not wait for an answer that came late
 
 
 @pytest.fixture
@@ -202,3 +199,181 @@ def test_an_endpoint_deleted_in_mid_run_ends_the_rest_by_name_and_loses_no_recor
     assert failures(results)["EndpointUnavailable"] > 0
     assert answered(results) >= 25
     assert_captured_once()
+
+
+STEPPING_CLOCK = """
+import os, sys, time
+
+if "local_aws" in sys.orig_argv:
+    true_time, flag = time.time, os.environ["CLOCK_STEP"]
+
+    def stepped_time():
+        try:
+            return true_time() + float(os.readlink(flag))
+        except OSError:
+            return true_time()
+
+    time.time = stepped_time
+"""
+
+
+def step_clock(flag: Path, seconds: int) -> None:
+    flag.unlink(missing_ok=True)
+    flag.symlink_to(str(seconds))
+
+
+def test_a_clock_that_steps_and_a_second_server_change_no_result(aws, machine, artifact, images, tmp_path):
+    """The second server's clock goes an hour ahead and two back; the first one works on beside it."""
+    (tmp_path / "sitecustomize.py").write_text(STEPPING_CLOCK)
+    flag = tmp_path / "step"
+    beside = MapRun(machine, images[100:140])
+    with own_server(PYTHONPATH=str(tmp_path), CLOCK_STEP=str(flag)):
+        run = MapRun(deploy(artifact), events := upload_images("stepped", 40))
+        for ended, step in ((10, 3600), (25, -3600)):
+            run.wait_for(ended)
+            step_clock(flag, step)
+        results = run.results()
+        assert_one_end_each(events, results)
+        assert set(failures(results)) <= {"ThresholdNotMet"}
+        assert_captured_once()
+    results = beside.results()
+    assert_one_end_each(images[100:140], results)
+    assert set(failures(results)) <= {"ThresholdNotMet"}
+    assert_captured_once()
+
+
+def disk_of(server: local_aws.LocalAws, folder: Path) -> Path:
+    """The server's temporary folder as it sees it: a small disk of its own."""
+    return Path(f"/proc/{server.pid}/root{folder}")
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """A Python that has tmp_path on a disk of 48 MB; skips where this user may not mount one."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = f"mount -t tmpfs -o size=48m none '{tmp_path}'"
+    if not shutil.which("unshare") or subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    python = tmp_path.with_suffix(".python")
+    program = f"{mount} && exec '{sys.executable}' \"$@\""
+    python.write_text(f'#!/bin/sh\nexec {" ".join(unshare)} sh -c {shlex.quote(program)} - "$@"\n')
+    python.chmod(0o700)
+    monkeypatch.setattr(local_aws.client.sys, "executable", str(python))
+    return tmp_path
+
+
+def test_a_full_disk_ends_no_image_twice_and_work_goes_on_once_there_is_room(small_disk, artifact):
+    with own_server(TMPDIR=str(small_disk)) as server:
+        machine = deploy(artifact)
+        events = upload_images("full", 60)
+        run = MapRun(machine, events)
+        run.wait_for(10)
+        filler = disk_of(server, small_disk) / "filler"
+        fill(filler)
+        results = run.results()
+        assert_one_end_each(events, results)
+        assert set(failures(results)) <= {"ThresholdNotMet", "Lambda.ServiceException"}
+        states = boto3.client("stepfunctions")
+        for child in children_of_map(states, run):
+            assert states.get_execution_history(executionArn=child)["events"][-1]["type"].startswith("Execution")
+        filler.unlink()
+        again = MapRun(machine, events).results()
+        assert_one_end_each(events, again)
+        assert set(failures(again)) <= {"ThresholdNotMet"}
+        assert_captured_once()
+
+
+def fill(file: Path) -> None:
+    with open(file, "wb", buffering=0) as disk:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while disk.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
+def children_of_map(states, run: MapRun) -> list[str]:
+    [map_run] = states.list_map_runs(executionArn=run.arn)["mapRuns"]
+    return [child["executionArn"] for child in states.list_executions(mapRunArn=map_run["mapRunArn"])["executions"]]
+
+
+def test_a_killed_server_takes_everything_with_it_and_the_next_call_says_what_to_do(artifact):
+    with own_server() as server:
+        run = MapRun(deploy(artifact), upload_images("killed", 40))
+        boto3.client("sagemaker").create_training_job(**training_request("alive", upload_channels("alive")))
+        until(lambda: processes_of(server.pid, "train"))
+        run.wait_for(5)
+        started = children_of(server.pid)
+        assert len(started) >= 4
+        s3 = boto3.client("s3")
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: not any(is_alive(pid) for pid in started), 10)
+        began = time.monotonic()
+        with pytest.raises(local_aws.LocalAwsGone, match=r"is gone .*run the notebook again from its first cell"):
+            s3.list_buckets()
+        assert time.monotonic() - began < 1
+        again = local_aws.start()
+        assert [bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]] == [BUCKET]
+        assert not Path(server.environment["SAGEMAKER_USER_CONFIG_OVERRIDE"]).parent.exists()
+        again.stop()
+
+
+def test_the_sdk_talks_to_the_server_that_was_started_last():
+    from sagemaker.core.resources import TrainingJob
+
+    with own_server() as first:
+        assert list(TrainingJob.get_all()) == []
+        os.kill(first.pid, signal.SIGKILL)
+        with pytest.raises(local_aws.LocalAwsGone):
+            list(TrainingJob.get_all())
+        again = local_aws.start()
+        assert list(TrainingJob.get_all()) == []
+        again.stop()
+
+
+@contextlib.asynccontextmanager
+async def notebook_kernel(folder: Path):
+    """(manager, client) of a notebook's kernel, as Jupyter starts it."""
+    manager = AsyncKernelManager(transport="ipc", ip=str(folder / "kernel"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAGEMAKER_"))}
+    await manager.start_kernel(cwd=str(ROOT), env={**kept, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(timeout=30)
+    yield manager, client
+    client.stop_channels()
+    await manager.shutdown_kernel(now=True)
+
+
+async def printed_by(client, code: str) -> str:
+    """What a cell printed, or the error it ended in."""
+    output = []
+
+    def keep(message: dict) -> None:
+        content = message["content"]
+        output.append(content.get("text") or f"{content.get('ename', '')} {content.get('evalue', '')}")
+
+    await client.execute_interactive(code, timeout=60, output_hook=keep)
+    return "".join(output)
+
+
+async def interrupt_a_cell(folder: Path) -> int:
+    """The process id of the local AWS of a notebook, one of whose cells was interrupted before it was closed."""
+    async with notebook_kernel(folder) as (manager, client):
+        connect = "import local_aws, boto3, os; url = local_aws.connect(); print(url)"
+        url = await printed_by(client, connect)
+        await printed_by(client, "boto3.client('s3').create_bucket(Bucket='kept')")
+        endless = asyncio.create_task(printed_by(client, "while True: boto3.client('s3').list_buckets()"))
+        await asyncio.sleep(1)
+        await manager.interrupt_kernel()
+        assert "KeyboardInterrupt" in await endless
+        buckets = "print([bucket['Name'] for bucket in boto3.client('s3').list_buckets()['Buckets']])"
+        assert "'kept'" in await printed_by(client, buckets)
+        assert await printed_by(client, connect) == url
+        return int(await printed_by(client, "print(local_aws.client._current.pid)"))
+
+
+def test_ctrl_c_ends_a_cell_and_the_local_aws_ends_with_the_notebook_alone(tmp_path):
+    server = asyncio.run(interrupt_a_cell(tmp_path))
+    until(lambda: not is_alive(server), 20)
