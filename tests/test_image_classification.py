@@ -338,6 +338,17 @@ def test_ten_vehicle_classes_train_with_the_same_code_in_bounded_memory(tmp_path
     assert load_model(job.root / "model").predict(dataset.test.pixels[:3]).shape == (3, 10)
 
 
+def test_the_backbone_has_never_seen_the_two_classes_and_its_figures_stand_beside_it():
+    figures = json.loads((SHIPPED.parent / "backbone.json").read_text())
+    assert figures["classes_left_out"] == ["bicycle", "motorcycle"]
+    assert figures["file_bytes"] == SHIPPED.stat().st_size <= 3_000_000
+    assert figures["training_images"] == 98 * 500
+    assert figures["test_top1_of_98"] > 0.7
+    assert "seed" in figures["settings"]
+    assert (SHIPPED.parent / "train_backbone.py").is_file()
+    assert "torch" in (SHIPPED.parent / "requirements.txt").read_text()
+
+
 # Models and pictures from outside
 
 

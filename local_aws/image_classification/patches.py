@@ -12,7 +12,7 @@ SIDE = 6
 CENTROIDS = 400
 SAMPLED_PATCHES = 50_000
 BATCH = 32
-POOL = 9  # 27 x 27 places of a 6 x 6 patch in a 32 x 32 image, pooled to 3 x 3
+CELLS = 3  # the 27 x 27 places of a 6 x 6 patch in a 32 x 32 image are pooled to 3 x 3
 ARRAYS = ("mean", "whitening", "centroids")
 
 
@@ -47,9 +47,8 @@ class Patches:
         squares = (patches**2).sum(axis=1, keepdims=True) + (self.centroids**2).sum(axis=1)
         distances = np.sqrt(np.maximum(squares - 2 * patches @ self.centroids.T, 0))
         nearness = np.maximum(distances.mean(axis=1, keepdims=True) - distances, 0)
-        cells = 27 // POOL
-        pooled = nearness.reshape(len(pixels), cells, POOL, cells, POOL, -1).mean(axis=(2, 4))
-        return np.sqrt(pooled.reshape(len(pixels), -1))
+        pooled = nearness.reshape(len(pixels), CELLS, 9, CELLS, 9, -1).mean(axis=(2, 4))
+        return pooled.reshape(len(pixels), -1) ** np.float32(0.25)
 
     def save(self, folder: Path) -> None:
         np.savez(folder / self.file_name, **{name: getattr(self, name) for name in ARRAYS})
