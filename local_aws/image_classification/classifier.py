@@ -4,9 +4,9 @@ The ridge regression tells the classes apart; the logistic regression turns its 
 they say. It is fitted to held-out scores of a cross-validation over the training images, by whose log loss the ridge is
 chosen too; an image and its mirror are always in the same fold. Everything is deterministic for a seed.
 
-Held-out log loss of a 5-fold cross-validation on the notebook's 1,000 training images: 0.128. With a logistic regression
-on the components in the kernel's place it is 0.146; with shifted copies of the images as further training data 0.127,
-which is not worth five times the work.
+Held-out log loss of a 5-fold cross-validation on the notebook's 1,000 training images: 0.128. With a logistic
+regression on the components in the kernel's place it is 0.146; with shifted copies of the images as further training
+data 0.127, which is not worth five times the work.
 """
 
 from collections.abc import Iterator
