@@ -136,7 +136,7 @@ def faults(text: str, machine_type: str = "STANDARD") -> list[Fault]:
     """What is wrong with a definition; nothing if it can be executed here."""
     try:
         definition = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return [Fault("INVALID_JSON_DESCRIPTION", f"JSON syntax problem found: {error}", "/")]
     if not isinstance(definition, dict):
         return [_schema("A definition is a JSON object", "/")]
