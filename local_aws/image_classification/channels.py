@@ -61,10 +61,14 @@ def _read_line(line: str, where: str, classes: int) -> tuple[int, str]:
 
 
 def _read_listed(folder: Path, path: str, channel: str, settings: Hyperparameters) -> np.ndarray:
-    file = (folder / path).resolve()
+    try:
+        file = (folder / path).resolve()
+        is_there = file.is_file()
+    except (OSError, ValueError) as error:
+        raise JobFailed(f"{channel}_lst names {path[:80]!r}, which can be no file's name ({error.args[-1]})") from None
     if not file.is_relative_to(folder.resolve()):
         raise JobFailed(f"{channel}_lst names {path!r}, which leads outside of the channel {channel}")
-    if not file.is_file():
+    if not is_there:
         raise JobFailed(f"{channel}_lst names {path!r}, which channel {channel} has not; upload it or remove its line")
     try:
         return read_picture(file.read_bytes(), at_least=(settings.height, settings.width))
