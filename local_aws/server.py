@@ -15,13 +15,14 @@ os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"  # read by moto when it is impor
 
 import boto3
 from botocore.config import Config
-from flask import Flask
+from flask import Flask, request
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
 from local_aws import records
 from local_aws.door import Door
+from local_aws.json_protocol import ServiceError
 from local_aws.run_folder import RunFolder
 
 SESSION_CONFIG = """\
@@ -50,6 +51,21 @@ class Dispatcher(DomainDispatcherApplication):
     def __init__(self, create_app: Callable[[str], Flask]):
         super().__init__(create_app)
         self.get_backend_for_host = functools.cache(super().get_backend_for_host)
+
+
+def _refusing_app() -> Flask:
+    """Answers whatever is asked of a service that neither moto nor this package has."""
+    app = Flask("no such service")
+
+    @app.before_request
+    def refuse():
+        return ServiceError(
+            "UnknownService",
+            f"The local AWS has no service behind {request.method} {request.path} of this request",
+            501,
+        ).response()
+
+    return app
 
 
 class Server:
@@ -94,7 +110,9 @@ class Server:
         self.hosting = Hosting(self)
         self.workflows = Workflows(self)
 
-    def _create_app(self, service: str) -> Flask:
+    def _create_app(self, service: str | None) -> Flask:
+        if service is None:
+            return _refusing_app()
         app = create_backend_app(service)
         for part in (self.functions, self.training, self.hosting, self.workflows):
             part.attach(service, app)

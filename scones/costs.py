@@ -49,11 +49,11 @@ def used(session: Session, training_job: str, endpoint: str, executions: Iterabl
     training_kind = job["ResourceConfig"]["InstanceType"]
     hosting_kind = config["ProductionVariants"][0]["InstanceType"]
     hours = (datetime.now(timezone.utc) - created["CreationTime"]).total_seconds() / 3600
-    transitions = sum(transitions(session, arn) for arn in executions)
+    entered = sum(transitions(session, arn) for arn in executions)
     quantities = [
         (f"training on {training_kind}", job["BillableTimeInSeconds"] / 3600, "hours", f"Train:{training_kind}"),
         (f"endpoint on {hosting_kind}", hours, "hours", f"Host:{hosting_kind}"),
-        ("the workflow", transitions, "state transitions", "StateTransition"),
+        ("the workflow", entered, "state transitions", "StateTransition"),
     ]
     return _table(session, quantities)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import datetime, timedelta, timezone
 
 import boto3
 import pytest
@@ -81,3 +82,30 @@ def test_without_a_price_list_the_quantities_are_told_all_the_same(local):
     table = costs.estimate(boto3.Session(), "ml.g4dn.xlarge", "ml.m5.large", 10, 6, 1)
     assert table["quantity"].tolist() == [0.1, 1, 50]
     assert table["USD"].isna().all()
+
+
+class Answering:
+    """A session whose SageMaker answers so; its other clients are the local AWS's."""
+
+    region_name = "us-east-1"
+
+    def __init__(self, answers: dict[str, dict]):
+        self._answers = answers
+
+    def client(self, service: str, **options):
+        return self if service == "sagemaker" else boto3.client(service, **options)
+
+    def __getattr__(self, operation: str):
+        return lambda **_: self._answers[operation]
+
+
+def test_what_was_used_is_told_by_the_services_themselves(local):
+    now = datetime.now(timezone.utc)
+    answers = {
+        "describe_training_job": {"ResourceConfig": {"InstanceType": "ml.g5.xlarge"}, "BillableTimeInSeconds": 360},
+        "describe_endpoint": {"EndpointConfigName": "one", "CreationTime": now - timedelta(hours=2)},
+        "describe_endpoint_config": {"ProductionVariants": [{"InstanceType": "ml.c5.large"}]},
+    }
+    table = costs.used(Answering(answers), "job", "endpoint", [])
+    assert table["what"].tolist() == ["training on ml.g5.xlarge", "endpoint on ml.c5.large", "the workflow"]
+    assert table["quantity"].tolist() == [0.1, pytest.approx(2, abs=0.01), 0]

@@ -164,3 +164,10 @@ def test_connect_says_what_to_do_when_the_named_server_does_not_answer(monkeypat
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(RuntimeError, match="python -m local_aws"):
         local_aws.connect()
+
+
+def test_a_service_that_is_not_there_is_refused_by_name_and_at_once(local):
+    with pytest.raises(ClientError) as failure:
+        boto3.client("pricing").get_products(ServiceCode="AmazonStates")
+    assert failure.value.response["Error"]["Code"] == "UnknownService"
+    assert failure.value.response["ResponseMetadata"]["RetryAttempts"] == 0
