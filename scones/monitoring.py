@@ -79,7 +79,7 @@ def sample_predictions(
         raise ValueError(f"None of the {len(frame)} records is {which} with a captured image: there is nothing to show")
     columns = min(len(chosen), 4)
     rows = -(-len(chosen) // columns)
-    figure = _blank((8, 2.45 * rows + 0.6), note)
+    figure = _blank((8, 2.3 * rows + 0.4), note)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -240,7 +240,7 @@ def confidence_by_class(frame: pd.DataFrame, threshold: float = 0.9, note: str |
     edges = np.linspace(min(0.5, frame["confidence"].min()), 1, 26)
     for place, (axes, name) in enumerate(zip(grid, names, strict=True)):
         confidence = frame.loc[frame["predicted"] == name, "confidence"]
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.hist(confidence, edges, color=PALETTE[place % len(PALETTE)])
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
         axes.set_title(
@@ -255,15 +255,18 @@ def confidence_by_class(frame: pd.DataFrame, threshold: float = 0.9, note: str |
 def inference_rate(frame: pd.DataFrame, latency: pd.Series | None = None, note: str | None = None) -> Figure:
     """Inferences a minute, and below them, where it is given, the latency in milliseconds over time.
 
+    Those of less than two minutes are counted by the second, so that there is a course to see.
     latency is a series of milliseconds with a time index (the endpoint's ModelLatency or the caller's own clock).
     """
     require(frame, "time")
-    minutes = frame.set_index("time").resample("1min").size()
+    is_short = frame["time"].max() - frame["time"].min() < pd.Timedelta(minutes=2)
+    step, unit = (pd.Timedelta(seconds=1), "second") if is_short else (pd.Timedelta(minutes=1), "minute")
+    counts = frame.set_index("time").resample(step).size()
     figure = _blank((8, 3.6 if latency is None else 5.6), note)
     grid = figure.subplots(1 if latency is None else 2, 1, sharex=True, squeeze=False).ravel()
-    grid[0].bar(minutes.index, minutes, pd.Timedelta(minutes=1), align="edge", color=BLUE, edgecolor="white")
-    grid[0].set_title(f"{len(frame)} inferences, {minutes.max()} in the busiest minute")
-    grid[0].set_ylabel("inferences a minute")
+    grid[0].bar(counts.index, counts, step, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
+    grid[0].set_title(f"{len(frame)} inferences, {counts.max()} in the busiest {unit}")
+    grid[0].set_ylabel(f"inferences a {unit}")
     grid[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     if latency is not None:
         median, high = latency.quantile([0.5, 0.95])

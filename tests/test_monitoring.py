@@ -294,6 +294,15 @@ def test_the_balance_shows_shares_intervals_and_the_finding():
     assert "54% (54)" in found and "46% (46)" in found and "No drift seen" in found and "p = 0.484" in found
 
 
+def test_the_rate_of_a_short_time_is_counted_by_the_second():
+    frame = frame_of([0.9] * 5)
+    frame["time"] = pd.to_datetime([f"2025-10-04 08:00:0{second}" for second in "00134"], utc=True)
+    figure = monitoring.inference_rate(frame)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 1, 0, 1, 1]
+    assert figure.axes[0].patches[1].get_width() * 24 * 60 * 60 == pytest.approx(1)
+    assert "2 in the busiest second" in texts(figure) and "inferences a second" in texts(figure)
+
+
 REFERENCE = frame_of([0.99, 0.98, 0.95, 0.97, 0.96])
 
 
