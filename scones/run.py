@@ -8,6 +8,8 @@ The notebook itself is never changed. A failing cell ends the run with status 1 
 then is written all the same.
 """
 
+import base64
+import io
 import os
 import re
 import sys
@@ -18,6 +20,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -65,9 +68,21 @@ def _environment() -> dict[str, str]:
 
 
 def _write_report(notebook: nbformat.NotebookNode, build: Path) -> None:
+    _pack_pictures(notebook)
     nbformat.write(notebook, build / "starter.ipynb")
     html, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": "Scones Unlimited"}})
     (build / "starter.html").write_text(html, encoding="utf-8")
+
+
+def _pack_pictures(notebook: nbformat.NotebookNode) -> None:
+    """Figures are opaque: without the channel that says so they are an eighth smaller, every pixel the same."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    for data in [output.data for output in outputs if "image/png" in output.get("data", {})]:
+        picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+        if picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255):
+            packed = io.BytesIO()
+            picture.convert("RGB").save(packed, "PNG", optimize=True)
+            data["image/png"] = base64.b64encode(packed.getvalue()).decode()
 
 
 def _printed_by(notebook: nbformat.NotebookNode, tag: str) -> str:
