@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from local_aws import records
 
 CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
-PRESIGNED_CREDENTIAL = re.compile(r"(?:^|&)X-Amz-Credential=([^/%&]+)")
-S3_SCOPE = re.compile(r"/s3/aws4_request|%2Fs3%2Faws4_request")
+# boto3 presigns the old way (AWSAccessKeyId) unless it is told otherwise.
+PRESIGNED_CREDENTIAL = re.compile(r"(?:^|&)(?:X-Amz-Credential|AWSAccessKeyId)=([^/%&]+)")
+S3_SCOPE = re.compile(r"/s3/aws4_request|%2Fs3%2Faws4_request|(?:^|&)AWSAccessKeyId=")
 
 
 class Door:

@@ -1,5 +1,6 @@
 """The door of the local AWS, its life, and that nothing outlives it."""
 
+import io
 import os
 import re
 import signal
@@ -8,8 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
+from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 from conftest import ROOT, children_of, is_alive
@@ -64,9 +68,111 @@ def test_a_web_page_or_a_rebound_name_is_refused_even_with_the_key(local, header
     assert "a-rebound-bucket" not in bucket_names()
 
 
-def test_moto_s_control_api_is_behind_the_same_door(local):
-    assert status_of(urllib.request.Request(f"{local.url}/moto-api/reset", method="POST")) == 403
+STRANGERS = {
+    "unsigned": {},
+    "with another key": {
+        "Authorization": "AWS4-HMAC-SHA256 Credential=AKIAANOTHERKEY/20260101/us-east-1/s3/aws4_request"
+    },
+    "from a web page": {"Authorization": "own", "Origin": "http://evil.example"},
+    "from a sandboxed page": {"Authorization": "own", "Origin": "null"},
+    "by a rebound name": {"Authorization": "own", "Host": "evil.example"},
+}
+
+
+def from_stranger(
+    local, kind: str, path: str, method: str = "POST", body: bytes | None = b"{}"
+) -> urllib.request.Request:
+    own = f"AWS4-HMAC-SHA256 Credential={local.environment['AWS_ACCESS_KEY_ID']}/20260101/us-east-1/s3/aws4_request"
+    headers = {name: own if value == "own" else value for name, value in STRANGERS[kind].items()}
+    return urllib.request.Request(f"{local.url}{path}", data=body, method=method, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def writing_function(local, tmp_path_factory):
+    """A Lambda function that writes a file when it runs; the file."""
+    written = tmp_path_factory.mktemp("written") / "it-ran"
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr(
+            "lambda_function.py", f"def lambda_handler(event, context):\n    open({str(written)!r}, 'w')\n"
+        )
+    boto3.client("lambda").create_function(
+        FunctionName="writes",
+        Runtime="python3.12",
+        Role=local.environment["SAGEMAKER_ROLE"],
+        Handler="lambda_function.lambda_handler",
+        Code={"ZipFile": package.getvalue()},
+    )
+    return written
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_nothing_is_executed_for_a_stranger(local, writing_function, kind):
+    path = "/2015-03-31/functions/writes/invocations"
+    assert status_of(from_stranger(local, kind, path)) == 403
+    assert not writing_function.exists()
+
+
+def test_what_a_stranger_could_not_run_the_user_can(local, writing_function):
+    boto3.client("lambda").invoke(FunctionName="writes")
+    assert writing_function.exists()
+    writing_function.unlink()
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_moto_s_control_api_is_behind_the_same_door(local, kind):
+    for path in ("/moto-api/reset", "/moto-api/seed?a=1", "/moto-api/state-manager/set-transition"):
+        assert status_of(from_stranger(local, kind, path)) == 403
     assert bucket_names()
+
+
+def test_a_web_page_s_preflight_is_refused_without_a_word_of_consent(local):
+    request = from_stranger(local, "from a web page", "/a-bucket", method="OPTIONS", body=None)
+    request.add_header("Access-Control-Request-Method", "PUT")
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=10)
+    assert refusal.value.code == 403
+    assert not [name for name in refusal.value.headers if name.lower().startswith("access-control")]
+    refusal.value.close()
+
+
+def test_a_presigned_address_of_another_key_is_refused_and_one_s_own_is_not(local):
+    s3 = boto3.client("s3")
+    s3.put_object(Bucket=bucket_names()[0], Key="presigned", Body=b"content")
+    given = {"Bucket": bucket_names()[0], "Key": "presigned"}
+    stranger = boto3.client("s3", aws_access_key_id="AKIAANOTHERKEY", aws_secret_access_key="secret")
+    for client, status in ((s3, 200), (stranger, 403)):
+        assert status_of(urllib.request.Request(client.generate_presigned_url("get_object", given))) == status
+
+
+def test_it_listens_on_loopback_alone(local):
+    processes = [psutil.Process(pid) for pid in (local.pid, *children_of(local.pid))]
+    connections = [each for process in processes for each in process.net_connections("inet")]
+    listening = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_every_server_has_a_key_and_a_port_of_its_own(local, own_server):
+    _, printed = own_server
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        assert exports(printed)[name] != local.environment[name]
+    assert len(local.environment["AWS_ACCESS_KEY_ID"]) >= 32
+
+
+def test_what_it_writes_is_for_its_user_alone(local, writing_function):
+    boto3.client("lambda").invoke(FunctionName="writes")
+    writing_function.unlink()
+    folder = Path(local.environment["SAGEMAKER_USER_CONFIG_OVERRIDE"]).parent
+    paths = [folder, *(path for path in folder.rglob("*") if not path.is_symlink() and path.exists())]
+    assert any(path.name == "lambda_function.py" for path in paths)
+    own = {path: path.stat().st_mode & 0o777 for path in paths if path.exists() and not path.is_socket()}
+    assert {str(path): oct(mode) for path, mode in own.items() if mode & 0o077} == {}
+
+
+def test_no_process_shows_the_key_in_its_command_line(local):
+    secrets = {local.environment["AWS_ACCESS_KEY_ID"], local.environment["AWS_SECRET_ACCESS_KEY"]}
+    lines = [" ".join(psutil.Process(pid).cmdline()) for pid in (local.pid, *children_of(local.pid))]
+    assert not [line for line in lines if any(secret in line for secret in secrets)]
 
 
 def test_no_answer_invites_other_origins(local):
