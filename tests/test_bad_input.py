@@ -1,10 +1,13 @@
 """Whatever is put in, a result or a named error comes out, never another exception. The inputs are hypothesis's."""
 
 import base64
+import contextlib
+import gzip
 import io
 import json
 import os
 import struct
+import tarfile
 import tempfile
 import zlib
 from pathlib import Path
@@ -23,6 +26,7 @@ from local_aws.image_classification.channels import read_channel
 from local_aws.image_classification.failures import JobFailed, RequestRefused
 from local_aws.image_classification.hyperparameters import Hyperparameters
 from local_aws.image_classification.pictures import SIDE, read_picture
+from local_aws.s3_files import MAX_MODEL_BYTES, MAX_MODEL_FILES, DownloadFailed, unpack_model
 from local_aws.workflows.api import all_faults
 from scones.captures import read_captures
 
@@ -216,6 +220,61 @@ def test_any_bytes_are_a_picture_or_are_refused(content):
     except RequestRefused:
         return
     assert pixels.shape == (SIDE, SIDE, 3) and pixels.dtype == np.uint8
+
+
+# model.tar.gz
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size
+    return info
+
+
+@pytest.mark.parametrize(
+    ("hostile", "says"),
+    [
+        (member("../escaped"), "outside"),
+        (member("a/../../escaped"), "outside"),
+        (member("/tmp/escaped"), "outside"),
+        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "no plain file"),
+        (member("link", tarfile.LNKTYPE, "../escaped"), "no plain file"),
+        (member("device", tarfile.CHRTYPE), "no plain file"),
+        (member("pipe", tarfile.FIFOTYPE), "no plain file"),
+        (member("bomb", size=MAX_MODEL_BYTES + 1), "over"),
+    ],
+)
+def test_a_model_that_would_leave_its_folder_or_fill_the_disk_is_refused_and_writes_nothing(tmp_path, hostile, says):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with gzip.open(tmp_path / "model.tar.gz", "wb") as file:
+        file.write(hostile.tobuf())
+    with pytest.raises(DownloadFailed, match=says):
+        unpack_model(tmp_path / "model.tar.gz", folder)
+    assert list(folder.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.tar.gz"]
+
+
+def test_a_model_of_more_files_than_any_has_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
+        for number in range(MAX_MODEL_FILES + 1):
+            archive.addfile(member(f"{number}"))
+    with pytest.raises(DownloadFailed, match=f"or {MAX_MODEL_FILES} files"):
+        unpack_model(tmp_path / "model.tar.gz", tmp_path / "model")
+
+
+@given(
+    st.binary()
+    | st.binary().map(gzip.compress)
+    | damaged(gzip.compress(member("a", size=0).tobuf() + bytes(1024), mtime=0))
+)
+def test_any_bytes_as_a_model_are_unpacked_or_refused(content):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "model.tar.gz").write_bytes(content)
+        (Path(folder) / "model").mkdir()
+        with contextlib.suppress(DownloadFailed):
+            unpack_model(Path(folder) / "model.tar.gz", Path(folder) / "model")
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["model", "model.tar.gz"]
 
 
 # Captured records
