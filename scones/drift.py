@@ -49,7 +49,7 @@ class ConfidenceShift:
     def sentence(self) -> str:
         """The finding in words."""
         verdict = "The confidence drifted" if self.drifted else "No drift of the confidence seen"
-        found = f"median {self.median:.2f}, {self.reference_median:.2f} in the reference"
+        found = f"median {self.median:.3f}, {self.reference_median:.3f} in the reference"
         return f"{verdict}: {found} (Kolmogorov-Smirnov test, {_p_value(self.p_value)})"
 
 

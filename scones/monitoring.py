@@ -146,7 +146,7 @@ def confidence_drift(reference: pd.DataFrame, frame: pd.DataFrame, note: str | N
         shares.ecdf(part["confidence"], color=colour, linestyle=line, linewidth=2)
     heights = [(part["confidence"] <= shift.gap_at).mean() for part in (reference, frame)]
     shares.vlines(shift.gap_at, *sorted(heights), color="black", linestyle="--", linewidth=1.4)
-    told = f"largest gap {shift.gap:.2f}, at a confidence of {shift.gap_at:.2f}"
+    told = f"largest gap {shift.gap:.2f}, at a confidence of {shift.gap_at:.3f}"
     shares.text(0.02, 0.9, told, transform=shares.transAxes, va="center", bbox={"fc": "white", "ec": "none", "pad": 2})
     over_time.set(xlabel="time (UTC)", ylabel="confidence", ylim=(lowest - 0.03, 1.03))
     _time_axis(over_time, pd.concat([reference["time"], frame["time"]]))
@@ -306,4 +306,7 @@ def _time_axis(axes: Axes, times: pd.Series) -> None:
         axes.set_xlim(times.min() - pd.Timedelta(seconds=30), times.max() + pd.Timedelta(seconds=30))
     locator = AutoDateLocator(maxticks=8)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    formatter = ConciseDateFormatter(locator)
+    formatter.formats[5] = formatter.zero_formats[5] = "%H:%M:%S"
+    formatter.offset_formats[4:] = ["%Y-%b-%d"] * 2
+    axes.xaxis.set_major_formatter(formatter)

@@ -71,7 +71,7 @@ def test_confidences_spread_alike_are_no_drift():
     shift = confidence_shift(confidences(np.linspace(0.5, 1, 200)), confidences(np.linspace(0.5, 1, 50)))
     assert not shift.drifted and shift.p_value > 0.99
     assert shift.sentence == (
-        "No drift of the confidence seen: median 0.75, 0.75 in the reference (Kolmogorov-Smirnov test, p = 1.000)"
+        "No drift of the confidence seen: median 0.750, 0.750 in the reference (Kolmogorov-Smirnov test, p = 1.000)"
     )
 
 
@@ -80,7 +80,7 @@ def test_a_confidence_that_fell_is_drift():
     assert shift.drifted
     assert shift.gap == pytest.approx(0.8) and shift.gap_at == pytest.approx(0.9, abs=0.01)
     assert shift.sentence == (
-        "The confidence drifted: median 0.75, 0.95 in the reference (Kolmogorov-Smirnov test, p < 0.001)"
+        "The confidence drifted: median 0.750, 0.950 in the reference (Kolmogorov-Smirnov test, p < 0.001)"
     )
 
 

@@ -244,6 +244,14 @@ def test_the_time_axis_is_to_scale():
     assert (times[2] - times[0]) / (times[1] - times[0]) == pytest.approx(6)
 
 
+def test_the_ticks_of_a_few_seconds_say_hour_minute_and_second():
+    frame = frame_of([0.99] * 4, minutes=1 / 6)
+    axes = monitoring.confidence_over_time(frame).axes[0]
+    axes.figure.draw_without_rendering()
+    assert "08:00:10" in [tick.get_text() for tick in axes.get_xticklabels()]
+    assert axes.xaxis.get_offset_text().get_text() == "2025-Oct-04"
+
+
 def test_calls_of_one_moment_are_drawn_without_a_warning():
     frame = frame_of([0.99, 0.6], minutes=0.001)
     figure = monitoring.confidence_over_time(frame)
@@ -318,14 +326,14 @@ def test_the_confidences_of_both_frames_stand_at_their_own_times_and_the_largest
     assert len(reference.get_paths()[0].vertices) != len(since.get_paths()[0].vertices)
     gap = figure.axes[1].collections[0].get_segments()[0]
     assert gap.tolist() == [[0.8, 0], [0.8, 0.75]]
-    assert "largest gap 0.75, at a confidence of 0.80" in texts(figure)
+    assert "largest gap 0.75, at a confidence of 0.800" in texts(figure)
 
 
 def test_a_drift_of_the_confidence_stands_in_the_title():
     drifted = monitoring.confidence_drift(frame_of(np.linspace(0.9, 1, 50)), frame_of(np.linspace(0.5, 0.8, 50)))
     healthy = monitoring.confidence_drift(frame_of(np.linspace(0.9, 1, 50)), frame_of(np.linspace(0.9, 1, 40)))
-    assert "The confidence drifted: median 0.65, 0.95 in the reference" in texts(drifted)
-    assert "No drift of the confidence seen: median 0.95, 0.95 in the reference" in texts(healthy)
+    assert "The confidence drifted: median 0.650, 0.950 in the reference" in texts(drifted)
+    assert "No drift of the confidence seen: median 0.950, 0.950 in the reference" in texts(healthy)
 
 
 LABELLED = {
