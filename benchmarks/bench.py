@@ -26,7 +26,7 @@ from figures import table
 BUILD = HERE.parent / "build"
 README = HERE.parent / "README.md"
 PUBLISHED = HERE / "published.json"
-BENCHMARKS = ("bench_model", "bench_endpoint", "bench_functions", "bench_workflows")
+BENCHMARKS = ("bench_model", "bench_endpoint", "bench_functions", "bench_workflows", "bench_images")
 PACKAGES = ("moto", "boto3", "awslambdaric", "onnxruntime", "scikit-learn", "numpy")
 BEGIN, END = "<!-- from benchmarks/published.json -->\n", "<!-- until here -->\n"
 

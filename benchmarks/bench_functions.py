@@ -1,14 +1,13 @@
 """Lambda functions: warm invocations through boto3, cold starts, memory of a worker.
 
-    python benchmarks/bench_functions.py
+    python benchmarks/bench_functions.py [--json FILE]
 
-Each figure is taken with the system's way of starting workers (on Linux: forked from a process that has boto3 loaded)
-and with new interpreters, the way that works everywhere.
+Cold starts and memory are taken with the system's way of starting workers (on Linux: forked from a process that has
+boto3 loaded) and with new interpreters, the way that works everywhere. Warm invocations are single ones, one after the
+other; p50 and p99 are the medians of those of several runs.
 """
 
 import io
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import boto3
+from figures import figure, finish, parser
 
 import local_aws
 from local_aws.functions.function import FunctionVersion
@@ -29,7 +29,8 @@ from local_aws.functions.worker import Starter, Worker, new_starter
 
 PLAIN = "def lambda_handler(event, context):\n    return event\n"
 WITH_BOTO3 = "import boto3\ns3 = boto3.client('s3')\n" + PLAIN
-WARM_INVOCATIONS = 1000
+WARM_RUNS = 5
+WARM_INVOCATIONS = 500
 COLD_STARTS = 10
 
 
@@ -40,8 +41,8 @@ def zip_of(source: str) -> bytes:
     return archive.getvalue()
 
 
-def warm_milliseconds() -> list[float]:
-    """The times of single invocations of a warm function, through boto3 and HTTP, in ascending order."""
+def warm_runs() -> list[list[float]]:
+    """The milliseconds of each invocation of a warm function, through boto3 and HTTP; a list for each run."""
     aws = local_aws.start()
     try:
         client = boto3.client("lambda")
@@ -53,9 +54,16 @@ def warm_milliseconds() -> list[float]:
             Code={"ZipFile": zip_of(PLAIN)},
         )
         client.invoke(FunctionName="plain")
-        return sorted(milliseconds(lambda: client.invoke(FunctionName="plain")) for _ in range(WARM_INVOCATIONS))
+        return [
+            [milliseconds(lambda: client.invoke(FunctionName="plain")) for _ in range(WARM_INVOCATIONS)]
+            for _ in range(WARM_RUNS)
+        ]
     finally:
         aws.stop()
+
+
+def percentile(runs: list[list[float]], number: int) -> float:
+    return statistics.median(statistics.quantiles(run, n=100)[number - 1] for run in runs)
 
 
 def milliseconds(call) -> float:
@@ -119,24 +127,20 @@ def function_version() -> FunctionVersion:
 
 
 def main() -> None:
-    rows = []
-    for name, starter_of in (("this system's", new_starter), ("new interpreters", Starter)):
+    options = parser(__doc__).parse_args()
+    warm = warm_runs()
+    rows = [
+        figure(f"warm invoke through boto3, p{number}", percentile(warm, number), "ms", "lower") for number in (50, 99)
+    ]
+    for way, starter_of in (("", new_starter), (", new interpreter", Starter)):
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(starter_of, Path(folder))
-            rows += [
-                (f"cold start, plain handler, {name}", f"{bench.cold_start_milliseconds(PLAIN):.0f} ms"),
-                (f"cold start, with an S3 client, {name}", f"{bench.cold_start_milliseconds(WITH_BOTO3):.0f} ms"),
-                (f"memory a worker, plain handler, {name}", f"{bench.megabytes(PLAIN):.0f} MB"),
-                (f"memory a worker, with an S3 client, {name}", f"{bench.megabytes(WITH_BOTO3):.0f} MB"),
-            ]
+            for handler, source in (("plain handler", PLAIN), ("with an S3 client", WITH_BOTO3)):
+                cold, memory = bench.cold_start_milliseconds(source), bench.megabytes(source)
+                rows.append(figure(f"cold start, {handler}{way}", cold, "ms", "lower"))
+                rows.append(figure(f"memory of a worker, {handler}{way}", memory, "MB", "lower"))
             bench.starter.close()
-    warm = warm_milliseconds()
-    rows.append(("warm invoke through boto3, median", f"{statistics.median(warm):.2f} ms"))
-    rows.append(("warm invoke through boto3, 99th percentile", f"{warm[len(warm) * 99 // 100]:.2f} ms"))
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
-    print(f"{WARM_INVOCATIONS} warm invocations, {COLD_STARTS} cold starts each\n")
-    for label, value in rows:
-        print(f"{label:58} {value:>10}")
+    finish(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""Executions and Map Runs a second, beside stock moto's in the same run.
+"""Executions and Map Runs with trivial handlers, beside stock moto's in the same run.
 
-    python benchmarks/bench_workflows.py [--quick] [--json FILE]
+    python benchmarks/bench_workflows.py [--json FILE]
 
 chain: executions a second of three Lambda tasks, by 1, 8 and 32 clients that start one after the other and wait for it.
-map: items a second of a distributed Map of one Lambda task, for 100 and 1000 items at MaxConcurrency 10 and 40.
+map: items a second of a distributed Map of one Lambda task, at MaxConcurrency 10 and 40.
 
 Here the tasks run a real function, which returns its event, in processes of its own. Stock moto cannot do that without
 Docker: its functions are those of its "simple" backend, which answers without running anything. It runs in a process of
 its own, as it is, with its interpreter switched on. Both get the same definitions, in JSONPath, which is what stock
-moto knows; clients and servers share the machine. Every figure is the median of several runs.
+moto knows; clients and servers share the machine. Every figure is the median of RUNS runs, the two in turns.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -24,19 +24,23 @@ import threading
 import time
 import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import boto3
 from botocore.config import Config
+from figures import figure, finish, parser
 
 import local_aws
 
 ROLE = "arn:aws:iam::123456789012:role/LocalRole"
 ECHO = "def lambda_handler(event, context):\n    return event\n"
+RUNS = 3
 CLIENTS = (1, 8, 32)
-ITEMS = (100, 1000)
+EXECUTIONS = 64
+ITEMS = 400
 CONCURRENCY = (10, 40)
 POLL_SECONDS = 0.01
 INVOKE = {
@@ -100,19 +104,24 @@ class Target:
         if execution["status"] != "SUCCEEDED":
             raise RuntimeError(f"The execution ended {execution['status']}: {execution.get('cause')}")
 
-    def chains_a_second(self, clients: int, executions: int) -> float:
-        left = iter(range(executions))
+    def chains_a_second(self, clients: int) -> float:
+        left = iter(range(EXECUTIONS))
 
         def client():
             while next(left, None) is not None:
                 self.execute(self.chain, {"n": 1})
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
-        return executions / seconds(lambda: run_all(threads))
+        return EXECUTIONS / seconds(lambda: run_all(threads))
 
-    def items_a_second(self, items: int, max_concurrency: int) -> float:
-        value = [{"n": number} for number in range(items)]
-        return items / seconds(lambda: self.execute(self.maps[max_concurrency], value))
+    def items_a_second(self, max_concurrency: int) -> float:
+        value = [{"n": number} for number in range(ITEMS)]
+        return ITEMS / seconds(lambda: self.execute(self.maps[max_concurrency], value))
+
+    def measure(self) -> dict[str, float]:
+        chains = {f"chain, {clients} concurrent": self.chains_a_second(clients) for clients in CLIENTS}
+        maps = {f"map, MaxConcurrency {number}": self.items_a_second(number) for number in CONCURRENCY}
+        return {**chains, **maps}
 
 
 def run_all(threads: list[threading.Thread]) -> None:
@@ -146,29 +155,8 @@ def serve_stock_moto() -> None:
     sys.stdin.read()
 
 
-def measure(target: Target, runs: int, executions: int) -> dict[str, float]:
-    """The median of each figure."""
-    figures = {}
-    target.execute(target.chain, {"n": 0})
-    for clients in CLIENTS:
-        found = [target.chains_a_second(clients, executions) for _ in range(runs)]
-        figures[f"chain, {clients} clients"] = statistics.median(found)
-    for items in ITEMS:
-        for number in CONCURRENCY:
-            found = [target.items_a_second(items, number) for _ in range(runs)]
-            figures[f"map, {items} items, MaxConcurrency {number}"] = statistics.median(found)
-    return figures
-
-
-def measure_here(runs: int, executions: int) -> dict[str, float]:
-    aws = local_aws.start()
-    try:
-        return measure(Target(aws.url, {}), runs, executions)
-    finally:
-        aws.stop()
-
-
-def measure_stock_moto(runs: int, executions: int) -> dict[str, float]:
+@contextlib.contextmanager
+def stock_moto() -> Iterator[Target]:
     command = [sys.executable, __file__, "--serve-stock-moto"]
     with subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -178,30 +166,33 @@ def measure_stock_moto(runs: int, executions: int) -> dict[str, float]:
         boto3.client("iam", endpoint_url=url, region_name="us-east-1", **credentials).create_role(
             RoleName="LocalRole", AssumeRolePolicyDocument="{}"
         )
-        figures = measure(Target(url, credentials), runs, executions)
+        yield Target(url, credentials)
         process.stdin.close()
-        return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one run of each, with fewer executions")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--serve-stock-moto", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve_stock_moto:
+    options = parser(__doc__)
+    options.add_argument("--serve-stock-moto", action="store_true", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.serve_stock_moto:
         serve_stock_moto()
         return
 
-    runs, executions = (1, 32) if options.quick else (3, 96)
-    here = measure_here(runs, executions)
-    stock = measure_stock_moto(runs, executions)
-    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {runs} runs\n")
-    print(f"{'a second':36} {'here':>8} {'stock moto':>11} {'ratio':>7}")
-    for name, figure in here.items():
-        print(f"{name:36} {figure:8.1f} {stock[name]:11.1f} {figure / stock[name]:6.1f}x")
-    if options.json:
-        options.json.write_text(json.dumps({"here": here, "stock moto": stock}, indent=2) + "\n")
+    aws = local_aws.start()
+    with stock_moto() as moto:
+        here = Target(aws.url, {})
+        for target in (here, moto):
+            target.execute(target.chain, {"n": 0})
+        runs = [(here.measure(), moto.measure()) for _ in range(RUNS)]
+    aws.stop()
+    rows = []
+    for name in runs[0][0]:
+        ours, stock = (statistics.median(run[target][name] for run in runs) for target in (0, 1))
+        unit = "executions/s" if name.startswith("chain") else "items/s"
+        rows.append(figure(name, ours, unit, "higher"))
+        rows.append(figure(f"{name}, stock moto", stock, unit))
+        rows.append(figure(f"{name}, times stock moto", ours / stock, "x", "higher"))
+    finish(rows, chosen.json)
 
 
 if __name__ == "__main__":
