@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from scones import drawing
-from scones.drawing import COLOURS
+from scones.drawing import COLOURS, SYMBOLS
 from scones.execution_history import read_history
 from scones.graph_layout import END, START, lay_out
 
@@ -287,6 +287,12 @@ def test_a_failed_execution_shows_the_state_that_failed_what_was_not_run_and_the
     assert fills(figure, "Third") == {}
     assert "One: FAILED" in texts(figure)
     assert "ThresholdNotMet: THRESHOLD_CONFIDENCE_NOT_MET: 0.6 < 0.9" in texts(figure)
+
+
+def test_an_outcome_is_told_by_its_symbol_too_not_by_its_colour_alone():
+    assert len({SYMBOLS.get(name) for name in COLOURS}) == len(COLOURS)
+    found = texts(drawing.draw_execution(StepFunctions(CHAIN, FAILED_SECOND, "FAILED"), ONE))
+    assert found.count(SYMBOLS["failed"]) == 2 and found.count(SYMBOLS["succeeded"]) == 2  # a state and the legend
 
 
 def test_a_running_execution_is_blue_where_it_stands():

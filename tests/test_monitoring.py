@@ -9,6 +9,7 @@ import boto3
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from moto import mock_aws
 from PIL import Image
 
@@ -382,6 +383,33 @@ def test_the_rate_counts_every_minute_also_those_without_an_inference():
     assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 1, 0, 1, 1]
     assert "2 in the busiest minute" in texts(figure) and "median 30 ms" in texts(figure)
     assert len(monitoring.inference_rate(frame).axes) == 1
+
+
+# How a colour, as linear RGB, is seen without one kind of cone (Machado, Oliveira and Fernandes, 2009, severity 1)
+SEEN = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colour: str, seen) -> np.ndarray:
+    """CIELAB of an sRGB colour as it is seen."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(seen @ linear, 0, 1) / TO_XYZ.sum(axis=1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("sight", SEEN)
+@pytest.mark.parametrize(
+    "pair", [(monitoring.BLUE, monitoring.VERMILLION), monitoring.PALETTE[:2], (monitoring.VERMILLION, "black")]
+)
+def test_colours_that_stand_side_by_side_are_told_apart_by_the_colour_blind(sight, pair):
+    first, second = (lab(colour, np.array(SEEN[sight])) for colour in pair)
+    assert np.linalg.norm(first - second) > 25  # 2.3 is a just noticeable difference
 
 
 PLOTS = {
