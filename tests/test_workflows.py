@@ -245,6 +245,22 @@ class TestTasks:
         finally:
             functions.delete_function_concurrency(FunctionName="workflow-echo")
 
+    def test_a_fault_on_the_way_to_the_function_is_an_SdkClientException(self):
+        from local_aws.workflows import moto_interpreter
+
+        class Server:
+            region = "us-east-1"
+
+            class functions:
+                @staticmethod
+                def invoke(*_, **__):
+                    raise ConnectionResetError("the worker's socket was closed")
+
+        with pytest.raises(ClientError) as failure:
+            moto_interpreter._invoke_function(Server, None, {"FunctionName": "workflow-echo"}, "us-east-1", None)
+        assert failure.value.response["Error"]["Code"] == "SdkClientException"
+        assert "socket was closed" in failure.value.response["Error"]["Message"]
+
     def test_TimeoutSeconds_ends_a_task_with_States_Timeout(self, aws):
         execution = run(aws, jsonata("A", A={**TASK, "TimeoutSeconds": 1}), {"seconds": 4})
         assert execution["error"] == "States.Timeout"
