@@ -77,7 +77,7 @@ def test_the_committed_notebook_tells_nothing_of_the_machine_it_ran_on(committed
     paths = r"/(?:home|root|tmp|usr|var|opt|mnt|srv|work|Users)/|[A-Z]:\\\\\w"
     assert re.findall(paths, everything) == []
     assert str(ROOT) not in everything and str(Path.home()) not in everything
-    assert re.findall(r"(?<![\d.])\d{12}(?!\d)", everything) == []  # an account
+    assert re.findall(r"(?<![\w.])\d{12}(?!\w)", everything) == []  # an account
     assert re.findall(r"\b\d{1,3}(?:\.\d{1,3}){3}\b|localhost", everything) == []
     assert not {getpass.getuser(), socket.gethostname()} & set(re.findall(r"[\w.-]+", outputs))
 
@@ -184,6 +184,18 @@ def test_the_summary_tells_the_accuracy_and_what_passed_and_failed(finished):
     accuracy = float(re.search(r"test accuracy (0\.\d+)", printed)[1])
     assert accuracy > (0.85 if os.environ.get("CIFAR100_ARCHIVE") else 0.6)
     assert "build/starter.html" in printed
+
+
+def test_a_prefix_of_images_goes_through_the_workflow_whole(finished):
+    _, notebook = finished
+    assert "SUCCEEDED: 200 images" in "".join(map(printed_by, code_cells(notebook)))
+
+
+def test_a_healthy_stream_passes_and_a_drifted_one_is_caught(finished):
+    _, notebook = finished
+    printed = "".join(map(printed_by, code_cells(notebook)))
+    assert "No drift seen" in printed and "No drift of the confidence seen" in printed
+    assert "The data drifted" in printed and "The confidence drifted" in printed
 
 
 def test_the_pictures_are_there_and_not_blank(checkout, finished):
