@@ -26,28 +26,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import boto3
 import psutil
 from figures import Row, figure, finish, parser
-from sagemaker_jobs import (
-    BUCKET,
-    ROLE,
-    create_config,
-    create_model,
-    png,
-    training_request,
-    upload_channels,
-    wait_for_endpoint,
-    wait_for_training,
-)
+from pipeline import DEFINITION, deploy_endpoint, deploy_functions, train
+from sagemaker_jobs import BUCKET, ROLE, png
 
 import local_aws
-from scones import workflow
 
-DEFINITION = ROOT / "parallel_state_machine_definition.json"
-FUNCTIONS = {
-    "ImageDataSerialize": "serialize",
-    "ImageDataInference": "inference",
-    "ImageDataPassThreshold": "pass_threshold",
-}
-ENDPOINT = "scones-unlimited-classifier"
 CONCURRENCY = (10, 40)
 LISTED = (100, 1000)
 UNDER_PREFIX = 5000
@@ -57,14 +40,9 @@ POLL_SECONDS = 0.02
 
 def deploy() -> dict[int, str]:
     """The endpoint, the functions, 5,000 images below orders/, and a machine for each MaxConcurrency; their ARNs."""
-    session, sagemaker, s3 = boto3.Session(), boto3.client("sagemaker"), boto3.client("s3")
-    sagemaker.create_training_job(**training_request("bench", upload_channels("bench")))
-    create_model("bench", wait_for_training("bench")["ModelArtifacts"]["S3ModelArtifacts"])
-    create_config(ENDPOINT, "bench")
-    sagemaker.create_endpoint(EndpointName=ENDPOINT, EndpointConfigName=ENDPOINT)
-    wait_for_endpoint(ENDPOINT)
-    for name, folder in FUNCTIONS.items():
-        workflow.deploy_function(session, name, ROOT / "lambda_functions" / folder, ROLE, {"THRESHOLD": "0.5"})
+    s3 = boto3.client("s3")
+    deploy_endpoint(train())
+    deploy_functions(threshold=0.5)
     images = [png(number % 2, number) for number in range(100)]
     for number in range(UNDER_PREFIX):
         s3.put_object(Bucket=BUCKET, Key=key_of(number), Body=images[number % len(images)])

@@ -27,7 +27,7 @@ FUNCTIONS = {
     "ImageDataInference": "inference",
     "ImageDataPassThreshold": "pass_threshold",
 }
-TAGS = {"project": "scones-unlimited"}
+TAGS = {"project": "scones-unlimited", "run": "pipeline"}
 DEFINITION = ROOT / "parallel_state_machine_definition.json"
 
 
@@ -42,10 +42,15 @@ def train() -> bytes:
 def deploy(artifact: bytes, endpoint: str = ENDPOINT) -> str:
     """Endpoint with everything captured below s3://BUCKET/captures, functions and state machine; returns its ARN."""
     deploy_endpoint(artifact, endpoint)
+    deploy_functions()
+    return workflow.deploy_state_machine(boto3.Session(), "many-images", DEFINITION, ROLE, TAGS)
+
+
+def deploy_functions(threshold: float = 0.9) -> None:
     session = boto3.Session()
     for name, folder in FUNCTIONS.items():
-        workflow.deploy_function(session, name, ROOT / "lambda_functions" / folder, ROLE, {}, TAGS)
-    return workflow.deploy_state_machine(session, "many-images", DEFINITION, ROLE, TAGS)
+        environment = {"THRESHOLD": str(threshold)} if folder == "pass_threshold" else {}
+        workflow.deploy_function(session, name, ROOT / "lambda_functions" / folder, ROLE, environment, TAGS)
 
 
 def deploy_endpoint(artifact: bytes, endpoint: str = ENDPOINT) -> None:

@@ -10,19 +10,11 @@ from pathlib import Path
 import boto3
 import pytest
 from conftest import ROOT
-from sagemaker_jobs import (
-    BUCKET,
-    ROLE,
-    create_config,
-    create_model,
-    png,
-    training_request,
-    upload_channels,
-    wait_for_endpoint,
-    wait_for_training,
-)
+from pipeline import DEFINITION, ENDPOINT, FUNCTIONS, TAGS, deploy_endpoint, deploy_functions, train
+from sagemaker_jobs import BUCKET, ROLE, png, wait_for_endpoint
 
 from scones import workflow
+from scones.teardown import tear_down
 
 SINGLE = json.loads((ROOT / "state_machine_definition.json").read_text())
 PARALLEL = json.loads((ROOT / "parallel_state_machine_definition.json").read_text())
@@ -34,8 +26,6 @@ TRANSIENT = {
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
 }
-FUNCTIONS = ("ImageDataSerialize", "ImageDataInference", "ImageDataPassThreshold")
-ENDPOINT = "scones-unlimited-classifier"
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -108,24 +98,18 @@ def test_cfn_lint_finds_nothing_wrong_with_the_definitions_and_sees_what_is_put_
 @pytest.fixture(scope="module")
 def machines(local):
     """The endpoint, the functions and both machines, deployed on the local AWS; their ARNs by "one" and "many"."""
-    session, sagemaker, s3 = boto3.Session(), boto3.client("sagemaker"), boto3.client("s3")
-    sagemaker.create_training_job(**training_request("definitions", upload_channels("definitions")))
-    create_model("definitions", wait_for_training("definitions")["ModelArtifacts"]["S3ModelArtifacts"])
-    create_config(ENDPOINT, "definitions")
-    sagemaker.create_endpoint(EndpointName=ENDPOINT, EndpointConfigName=ENDPOINT)
-    wait_for_endpoint(ENDPOINT)
-    for name, folder in zip(FUNCTIONS, ("serialize", "inference", "pass_threshold"), strict=True):
-        environment = {"THRESHOLD": "0.6"} if folder == "pass_threshold" else {}
-        workflow.deploy_function(session, name, ROOT / "lambda_functions" / folder, ROLE, environment)
+    session, s3 = boto3.Session(), boto3.client("s3")
+    deploy_endpoint(train())
+    deploy_functions(threshold=0.6)
     for number in range(12):
         s3.put_object(Bucket=BUCKET, Key=f"orders/{number:02d}.png", Body=png(number % 2, number))
     for key, body in (("text.png", b"no image"), ("large.png", png(0, 1, size=400)), ("orders/zz.png", b"no image")):
         s3.put_object(Bucket=BUCKET, Key=key, Body=body)
-    one = workflow.deploy_state_machine(session, "one", ROOT / "state_machine_definition.json", ROLE)
-    many = workflow.deploy_state_machine(session, "many", ROOT / "parallel_state_machine_definition.json", ROLE)
+    one = workflow.deploy_state_machine(session, "one", ROOT / "state_machine_definition.json", ROLE, TAGS)
+    many = workflow.deploy_state_machine(session, "many", DEFINITION, ROLE, TAGS)
     yield {"one": one, "many": many}
-    sagemaker.delete_endpoint(EndpointName=ENDPOINT)
-    assert workflow.tear_down(session, list(FUNCTIONS), [one, many], []) == []
+    boto3.client("sagemaker").delete_endpoint(EndpointName=ENDPOINT)
+    assert tear_down(session, TAGS["run"], BUCKET, []) == []
 
 
 def order(key: str, bucket: str = BUCKET) -> dict:
@@ -160,9 +144,13 @@ def test_what_is_wrong_with_an_image_is_the_execution_s_error(machines, event, e
 
 def test_an_image_below_the_threshold_fails_with_its_numbers(machines):
     client = boto3.client("lambda")
-    client.update_function_configuration(FunctionName=FUNCTIONS[2], Environment={"Variables": {"THRESHOLD": "1"}})
+    client.update_function_configuration(
+        FunctionName="ImageDataPassThreshold", Environment={"Variables": {"THRESHOLD": "1"}}
+    )
     execution = workflow.run(boto3.Session(), machines["one"], order("orders/01.png"))
-    client.update_function_configuration(FunctionName=FUNCTIONS[2], Environment={"Variables": {"THRESHOLD": "0.6"}})
+    client.update_function_configuration(
+        FunctionName="ImageDataPassThreshold", Environment={"Variables": {"THRESHOLD": "0.6"}}
+    )
     assert (execution["status"], execution["error"]) == ("FAILED", "ThresholdNotMet")
     assert json.loads(execution["cause"])["errorMessage"].startswith("THRESHOLD_CONFIDENCE_NOT_MET")
 
