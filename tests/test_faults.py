@@ -1,7 +1,9 @@
 """What breaks while real work runs, and what comes out: of every image one result or one named failure."""
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -19,8 +21,8 @@ import boto3
 import pytest
 from conftest import ROOT, children_of, is_alive, own_server, processes_of
 from jupyter_client import AsyncKernelManager
-from pipeline import ENDPOINT, MapRun, captured, deploy, failures, key_of, train, upload_images
-from sagemaker_jobs import BUCKET, training_request, until, upload_channels, wait_for_training
+from pipeline import ENDPOINT, FUNCTIONS, MapRun, captured, deploy, failures, key_of, train, upload_images
+from sagemaker_jobs import BUCKET, png, training_request, until, upload_channels, wait_for_training
 
 import local_aws
 
@@ -59,16 +61,15 @@ def answered(results: list[dict]) -> int:
     return len(results) - unanswered
 
 
-def log_lines(group: str, word: str) -> int:
-    """How many lines of a log group hold the word."""
-    logs = boto3.client("logs")
-    pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
-    return sum(word in event["message"] for page in pages for event in page["events"])
+def messages(group: str) -> list[str]:
+    """The lines of a log group."""
+    pages = boto3.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    return [event["message"] for page in pages for event in page["events"]]
 
 
 def assert_captured_once(endpoint: str = ENDPOINT) -> None:
     """Every call that the endpoint has answered, by its own log, is in exactly one captured record."""
-    calls = log_lines(f"/aws/sagemaker/Endpoints/{endpoint}", "ModelLatency")
+    calls = sum("status 200, ModelLatency" in message for message in messages(f"/aws/sagemaker/Endpoints/{endpoint}"))
     records = until(lambda: len(found := captured(f"captures/{endpoint}")) >= calls and found, 15)
     assert len(records) == calls
     assert len({record["eventMetadata"]["eventId"] for record in records}) == calls
@@ -85,6 +86,23 @@ def test_a_killed_model_server_costs_no_image_its_end(aws, machine, images):
     assert answered(results) > 450
     assert_captured_once()
     assert processes_of(aws.pid, "serve") != [server]
+
+
+def test_no_image_is_in_the_functions_logs(aws, machine, images):
+    """Of 500 images that passed and failed, of events without one, and of one that is no image."""
+    run = MapRun(machine, [*images[:20], {"s3_bucket": BUCKET}, {**images[0], "s3_key": "missing"}])
+    assert len(run.results()) == 22
+    secret = base64.b64encode(b"an image that nobody may log " * 9).decode()
+    for name, body in (
+        ("ImageDataInference", {"image_data": secret}),
+        ("ImageDataInference", {"image_data": secret + "!"}),
+    ):
+        boto3.client("lambda").invoke(FunctionName=name, Payload=json.dumps(body))
+    images_as_text = [base64.b64encode(png(number % 2, seed=number)).decode()[60:100] for number in range(20)]
+    for name in FUNCTIONS:
+        lines = "\n".join(messages(f"/aws/lambda/{name}"))
+        assert "REPORT RequestId" in lines
+        assert not [text for text in (secret[:40], *images_as_text) if text in lines]
 
 
 def workers(aws) -> list[int]:
@@ -189,18 +207,6 @@ def test_faults_of_s3_that_pass_cost_nothing_and_those_that_stay_end_their_own_i
     assert_captured_once()
 
 
-def test_an_endpoint_deleted_in_mid_run_ends_the_rest_by_name_and_loses_no_record(aws, artifact, machine, images):
-    run = MapRun(machine, images[:60])
-    run.wait_for(25)
-    boto3.client("sagemaker").delete_endpoint(EndpointName=ENDPOINT)
-    results = run.results()
-    assert_one_end_each(images[:60], results)
-    assert set(failures(results)) <= {"ThresholdNotMet", "EndpointUnavailable"}
-    assert failures(results)["EndpointUnavailable"] > 0
-    assert answered(results) >= 25
-    assert_captured_once()
-
-
 STEPPING_CLOCK = """
 import os, sys, time
 
@@ -239,6 +245,18 @@ def test_a_clock_that_steps_and_a_second_server_change_no_result(aws, machine, a
     results = beside.results()
     assert_one_end_each(images[100:140], results)
     assert set(failures(results)) <= {"ThresholdNotMet"}
+    assert_captured_once()
+
+
+def test_an_endpoint_deleted_in_mid_run_ends_the_rest_by_name_and_loses_no_record(aws, artifact, machine, images):
+    run = MapRun(machine, images[:60])
+    run.wait_for(25)
+    boto3.client("sagemaker").delete_endpoint(EndpointName=ENDPOINT)
+    results = run.results()
+    assert_one_end_each(images[:60], results)
+    assert set(failures(results)) <= {"ThresholdNotMet", "EndpointUnavailable"}
+    assert failures(results)["EndpointUnavailable"] > 0
+    assert answered(results) >= 25
     assert_captured_once()
 
 
@@ -377,3 +395,10 @@ async def interrupt_a_cell(folder: Path) -> int:
 def test_ctrl_c_ends_a_cell_and_the_local_aws_ends_with_the_notebook_alone(tmp_path):
     server = asyncio.run(interrupt_a_cell(tmp_path))
     until(lambda: not is_alive(server), 20)
+
+
+def test_a_short_soak_loses_no_record_and_nothing_grows():
+    soak = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--images", "40", "--minutes", "0.1"]
+    ended = subprocess.run(soak, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "memory kept of an image" in ended.stdout
