@@ -31,6 +31,7 @@ import local_aws
 from local_aws.image_classification.features import SHIPPED, Backbone
 from local_aws.image_classification.model import Model, fit_models, load_model
 from local_aws.image_classification.pictures import read_picture
+from local_aws.image_classification.server_key import KEY_HEADER, KEY_VARIABLE
 from local_aws.s3_files import upload_folder_as_archive
 from scones.data import get_cifar100, write_images
 
@@ -79,9 +80,11 @@ def measure(way: str, call: Callable[[], object], clients: int, seconds: float) 
     ]
 
 
-def model_server_port(server_pid: int) -> int:
-    model_server = next(child for child in psutil.Process(server_pid).children() if "serve" in child.cmdline())
-    return next(c.laddr.port for c in model_server.net_connections() if c.status == psutil.CONN_LISTEN)
+def model_server(server_pid: int) -> tuple[int, str]:
+    """The port and the key of the one that runs."""
+    process = next(child for child in psutil.Process(server_pid).children() if "serve" in child.cmdline())
+    port = next(c.laddr.port for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
+    return port, process.environ()[KEY_VARIABLE]
 
 
 def main() -> None:
@@ -94,13 +97,14 @@ def main() -> None:
         model, image = trained_model(Path(folder))
     create_model("bench", f"s3://{BUCKET}/{KEY}")
     start_endpoint("plain", None)
-    port = model_server_port(aws.pid)
+    port, key = model_server(aws.pid)
     start_endpoint("captured", f"s3://{BUCKET}/captures")
 
     runtime = boto3.client("sagemaker-runtime", config=Config(max_pool_connections=max(CLIENTS)))
     bare = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=max(CLIENTS))
+    headers = {"Content-Type": "image/png", KEY_HEADER: key}
     ways = {
-        "model server": lambda: bare.request("POST", "/invocations", body=image, headers={"Content-Type": "image/png"}),
+        "model server": lambda: bare.request("POST", "/invocations", body=image, headers=headers),
         "endpoint": lambda: invoke(runtime, "plain", image),
         "endpoint with capture": lambda: invoke(runtime, "captured", image),
     }

@@ -28,7 +28,9 @@ def check_image(image: str) -> None:
 class Container:
     """One process of the algorithm: "train" or "serve" on a root folder. Ends with the server, however that ends."""
 
-    def __init__(self, command: str, root: Path, on_line: Callable[[str], None]):
+    def __init__(
+        self, command: str, root: Path, on_line: Callable[[str], None], environment: dict[str, str] | None = None
+    ):
         program = [sys.executable, "-m", f"local_aws.{ALGORITHM.replace('-', '_')}"]
         self.process = subprocess.Popen(
             [*program, command, "--root", str(root), "--end-with-parent"],
@@ -39,7 +41,7 @@ class Container:
             errors="replace",
             start_new_session=True,
             cwd=root,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
         )
         self._reader = threading.Thread(target=self._read, args=(on_line,), name=f"{command} log", daemon=True)
         self._reader.start()

@@ -12,6 +12,7 @@ import boto3
 import numpy as np
 import psutil
 import pytest
+import urllib3
 from botocore.exceptions import ClientError
 from PIL import Image
 from sagemaker_jobs import (
@@ -27,6 +28,7 @@ from sagemaker_jobs import (
 )
 
 from local_aws.image_classification.features import SHIPPED
+from local_aws.image_classification.server_key import KEY_HEADER, KEY_VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,18 @@ def captured(name: str, prefix: str = "captures") -> list[dict]:
 def model_servers(local) -> list[psutil.Process]:
     server = psutil.Process(local._process.pid)
     return [child for child in server.children() if "serve" in child.cmdline()]
+
+
+def test_a_model_server_answers_to_its_endpoint_only(local, endpoint):
+    process = next(iter(model_servers(local)))
+    port = next(each.laddr.port for each in process.net_connections() if each.status == psutil.CONN_LISTEN)
+    for headers in ({}, {KEY_HEADER: "another"}, {KEY_HEADER: "\u00e9"}):
+        for method, path in (("GET", "/ping"), ("POST", "/invocations")):
+            answer = urllib3.request(method, f"http://127.0.0.1:{port}{path}", body=png(0, 1), headers=headers)
+            assert answer.status == 403
+    headers = {KEY_HEADER: process.environ()[KEY_VARIABLE]}
+    assert urllib3.request("GET", f"http://127.0.0.1:{port}/ping", headers=headers).status == 200
+    assert headers[KEY_HEADER] not in " ".join(process.cmdline())
 
 
 def test_an_endpoint_tells_the_classes_apart(endpoint):

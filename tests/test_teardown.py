@@ -4,7 +4,7 @@ import json
 
 import boto3
 import pytest
-from conftest import ROOT
+from conftest import ROOT, own_server
 from sagemaker_jobs import BUCKET, ROLE, png, training_request, upload_channels, wait_for_endpoint, wait_for_training
 
 from scones import notifications, roles, teardown, workflow
@@ -36,6 +36,8 @@ def make_everything() -> None:
     machine = workflow.deploy_state_machine(session, MACHINE, definition, made["states"], TAGS)
     notifications.notify_failures(session, [machine], TAGS)
     boto3.client("s3").put_object(Bucket=BUCKET, Key=f"{PREFIX}captured.jsonl", Body=b"{}")
+    boto3.client("lambda").invoke(FunctionName=PARTS["pass_threshold"], Payload=json.dumps({"inferences": [0.99]}))
+    boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=RUN, Body=png(0, 1), ContentType="image/png")
 
 
 def what_is_left() -> dict[str, list]:
@@ -62,11 +64,13 @@ def what_is_left() -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def everything(local):
-    make_everything()
-    made = what_is_left()
-    assert all(made.values()), made
-    return made
+def everything():
+    """What a run makes, on a server that holds nothing else."""
+    with own_server():
+        make_everything()
+        made = what_is_left()
+        assert all(made.values()), made
+        yield made
 
 
 def test_everything_that_was_made_is_found_by_the_run_s_tag(everything):
@@ -99,8 +103,6 @@ def test_another_run_s_teardown_deletes_nothing_of_it(everything):
 
 def test_teardown_leaves_nothing_and_may_be_called_again(everything):
     session = boto3.Session()
-    boto3.client("lambda").invoke(FunctionName=PARTS["pass_threshold"], Payload=json.dumps({"inferences": [0.99]}))
-    boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=RUN, Body=png(0, 1), ContentType="image/png")
     assert teardown.tear_down(session, RUN, BUCKET, [PREFIX]) == []
     assert not any(what_is_left().values()), what_is_left()
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=PREFIX)["KeyCount"] == 0

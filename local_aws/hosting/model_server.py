@@ -1,5 +1,6 @@
 """A process that serves a model: /ping and /invocations on a port of 127.0.0.1 that it chooses and prints."""
 
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import urllib3
 
 from local_aws.container import Container
+from local_aws.image_classification.server_key import KEY_HEADER, KEY_VARIABLE
 
 LISTENING = "listening on "
 START_SECONDS = 60
@@ -21,7 +23,8 @@ class ModelServer:
         self._port: int | None = None
         self._spoke_or_ended = threading.Event()
         self._http: urllib3.HTTPConnectionPool | None = None
-        self._container = Container("serve", root, self._read)
+        self._key = secrets.token_urlsafe(32)
+        self._container = Container("serve", root, self._read, {KEY_VARIABLE: self._key})
         threading.Thread(target=self._watch, name="model server", daemon=True).start()
 
     def _read(self, line: str) -> None:
@@ -42,7 +45,7 @@ class ModelServer:
                 "127.0.0.1", self._port, maxsize=CONNECTIONS, retries=False, timeout=ANSWER_SECONDS
             )
             try:
-                if self._http.request("GET", "/ping").status == 200:
+                if self._http.request("GET", "/ping", headers={KEY_HEADER: self._key}).status == 200:
                     return True
             except urllib3.exceptions.HTTPError:
                 pass  # it ended after it spoke
@@ -51,7 +54,7 @@ class ModelServer:
 
     def ask(self, body: bytes, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Raises NewConnectionError where the call did not reach it, another HTTPError where it gave no answer."""
-        return self._http.request("POST", "/invocations", body=body, headers=headers)
+        return self._http.request("POST", "/invocations", body=body, headers={**headers, KEY_HEADER: self._key})
 
     def wait(self) -> int:
         """The process's status once it has ended."""
