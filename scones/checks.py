@@ -26,7 +26,9 @@ class NotReady(Exception):
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence that says what to do about an error of boto3; None for one that has none here."""
+    """One sentence that says what to do about an error of boto3 or of scones; None for one that has none here."""
+    if isinstance(error, NotReady):
+        return str(error)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, ProfileNotFound)):
         return (
             "No AWS credentials were found: run `aws configure` or set AWS_PROFILE, or run with TARGET=local, which "
@@ -47,6 +49,11 @@ def _explain_answer(error: ClientError) -> str | None:
         return "Your credentials have expired: sign in again and start the kernel again."
     if code in UNKNOWN_KEY:
         return "AWS does not know your access key: check `aws sts get-caller-identity`, and run `aws configure` again."
+    if "assume" in message.lower() and "sts:AssumeRole" not in message:
+        return (
+            f"The service may not assume the role that {error.operation_name} names: have the role's trust policy name "
+            f"the service, or let the notebook make the role ({message})."
+        )
     if code in DENIED:
         return f"You or the role in use may not do {error.operation_name}: have that right added ({message})."
     if code in OTHER_REGION:
@@ -54,6 +61,8 @@ def _explain_answer(error: ClientError) -> str | None:
             "The bucket is in another region than this session: set AWS_DEFAULT_REGION to the bucket's region, or take "
             "a bucket of this one."
         )
+    if code == "StateMachineDeleting":
+        return "A state machine of that name is still being deleted: wait a minute, and run this cell again."
     if code == "ResourceLimitExceeded":
         return f"A quota of the account is used up: ask for more in the Service Quotas console ({message})."
     if code in ("ValidationError", "ValidationException") and "Creating" in message:
@@ -113,7 +122,7 @@ def use_one_sentence() -> None:
 
     def show(exc_tuple=None, *args, **options) -> None:
         kind, error, _ = exc_tuple or sys.exc_info()
-        sentence = explain(error) or (str(error) if isinstance(error, NotReady) else None)
+        sentence = explain(error)
         if sentence is None:
             show_traceback(exc_tuple, *args, **options)
         else:
@@ -133,7 +142,8 @@ def remind_of(session: Session, endpoint: str) -> None:
         print(
             f"The endpoint {endpoint} is {status} and costs money for every hour: run the notebook's last section, or "
             f"aws sagemaker delete-endpoint --endpoint-name {endpoint}",
-            file=sys.stderr,
+            file=sys.__stderr__,  # a notebook's own is closed by then
+            flush=True,
         )
 
     atexit.register(remind)

@@ -129,12 +129,19 @@ def make_sagemaker_role(session: Session, bucket: str, prefix: str, tags: dict[s
 
 
 def make_roles(
-    session: Session, functions: dict[str, str], endpoint: str, machine: str, bucket: str, prefix: str, tags: dict
+    session: Session,
+    functions: dict[str, str],
+    endpoint: str,
+    machine: str,
+    bucket: str,
+    prefix: str,
+    tags: dict[str, str],
+    given: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """The roles of the functions and of the state machines; the ARNs by part: serialize, inference, ..., states.
 
     functions: the name of each part's function. machine: the parallel state machine's name. prefix: where the images
-    are, "name/" say, in the bucket.
+    are, "name/" say, in the bucket. given: the ARNs of roles of your own by part; these are taken as they are.
     """
     place = Place.of(session)
     needs = {
@@ -142,12 +149,13 @@ def make_roles(
         "inference": inference_statements(place, endpoint),
         "pass_threshold": [],
     }
-    arns = {
-        part: deploy_role(
-            session, f"scones-{part}", "lambda.amazonaws.com", [*log_statements(place, name), *needs[part]], tags
-        )
-        for part, name in functions.items()
+    wanted = {
+        part: ("lambda.amazonaws.com", [*log_statements(place, name), *needs[part]]) for part, name in functions.items()
     }
-    statements = states_statements(place, list(functions.values()), machine, bucket, prefix)
-    arns["states"] = deploy_role(session, "scones-states", "states.amazonaws.com", statements, tags)
+    machines = states_statements(place, list(functions.values()), machine, bucket, prefix)
+    wanted["states"] = ("states.amazonaws.com", machines)
+    arns = dict(given or {})
+    for part, (service, statements) in wanted.items():
+        if part not in arns:
+            arns[part] = deploy_role(session, f"scones-{part}", service, statements, tags)
     return arns

@@ -1,16 +1,21 @@
 """Deletes what a run created, found by its tags, and tells what could not be deleted.
 
 Roles and EventBridge rules are looked through one by one, because the tagging API does not tell of the first on AWS and
-of the second on the local AWS. Objects in S3 carry no tags: they are deleted by their prefix.
+of the second on the local AWS. Objects in S3 carry no tags: they are deleted by their prefix. A training job is stopped
+first, and an endpoint that is being created is waited for.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from boto3 import Session
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 GONE = ("ResourceNotFound", "NoSuchEntity", "DoesNotExist", "NotFound", "Could not find", "NoSuchBucket")
+UNDER_WAY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "InProgress", "Stopping")
+POLL_SECONDS = 2
+PATIENCE_SECONDS = 1800
 # What stands on something else goes before it
 ORDER = (
     "events:rule",
@@ -23,6 +28,10 @@ ORDER = (
     "sns",
     "iam:role",
 )
+
+
+class NotDeleted(Exception):
+    """Something could not be deleted; the message says why."""
 
 
 def tear_down(session: Session, run: str, bucket: str, prefixes: list[str]) -> list[str]:
@@ -82,16 +91,16 @@ def _rank(arn: str) -> int:
 def _attempt(what: str, delete: Callable[[], None]) -> list[str]:
     try:
         delete()
-    except (ClientError, LookupError) as error:
+    except (ClientError, BotoCoreError, NotDeleted) as error:
         if not any(word in str(error) for word in GONE):
             return [f"{what}: {error}"]
     return []
 
 
 def _delete(session: Session, arn: str) -> None:
-    """Raises LookupError for a kind of resource that no run creates."""
+    """Raises NotDeleted for a kind of resource that no run creates."""
     if _kind(arn) not in DELETERS:
-        raise LookupError(f"nothing here knows how to delete a {_kind(arn)}; delete it by hand")
+        raise NotDeleted(f"nothing here knows how to delete a {_kind(arn)}; delete it by hand")
     DELETERS[_kind(arn)](session, _name(arn))
 
 
@@ -103,15 +112,32 @@ def _delete_rule(session: Session, name: str) -> None:
     events.delete_rule(Name=name)
 
 
+def _wait_while_under_way(status: Callable[[], str]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (found := status()) in UNDER_WAY:
+        if time.monotonic() > deadline:
+            raise NotDeleted(f"is {found} for {PATIENCE_SECONDS} s already; try again later")
+        time.sleep(POLL_SECONDS)
+
+
 def _delete_endpoint(session: Session, name: str) -> None:
     client = session.client("sagemaker")
+    _wait_while_under_way(lambda: client.describe_endpoint(EndpointName=name)["EndpointStatus"])
     client.delete_endpoint(EndpointName=name)
-    client.get_waiter("endpoint_deleted").wait(EndpointName=name)
+    client.get_waiter("endpoint_deleted").wait(EndpointName=name, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
     _delete_log_group(session, f"/aws/sagemaker/Endpoints/{name}")
 
 
 def _delete_training_job(session: Session, name: str) -> None:
-    session.client("sagemaker").delete_training_job(TrainingJobName=name)
+    client = session.client("sagemaker")
+
+    def status() -> str:
+        return client.describe_training_job(TrainingJobName=name)["TrainingJobStatus"]
+
+    if status() == "InProgress":
+        client.stop_training_job(TrainingJobName=name)
+    _wait_while_under_way(status)
+    client.delete_training_job(TrainingJobName=name)
     logs = session.client("logs")
     group = "/aws/sagemaker/TrainingJobs"
     for stream in logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{name}/")["logStreams"]:
@@ -135,12 +161,16 @@ def _delete_role(session: Session, name: str) -> None:
 
 
 def delete_objects(session: Session, bucket: str, prefix: str) -> None:
-    """Deletes every object below the prefix."""
+    """Deletes every object below the prefix. Raises NotDeleted where some could not be."""
     s3 = session.client("s3")
+    left: list[dict] = []
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         keys = [{"Key": found["Key"]} for found in page.get("Contents", [])]
         if keys:
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+            # An object that could not be deleted is no error of the call
+            left += s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True}).get("Errors", [])
+    if left:
+        raise NotDeleted(f"{len(left)} objects are left, the first of them {left[0]['Key']}: {left[0]['Message']}")
 
 
 DELETERS: dict[str, Callable[[Session, str], None]] = {

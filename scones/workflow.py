@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from boto3 import Session
 from botocore.exceptions import ClientError
 
+from scones.checks import NotReady
+
 RUNTIME = "python3.12"
 HANDLER_FILE = "lambda_function.py"
 POLL_SECONDS = 0.5
@@ -29,7 +31,7 @@ HOSTING_KINDS = ("ml.m5.large", "ml.c5.large", "ml.m5.xlarge")
 Created = TypeVar("Created")
 
 
-class NoQuota(Exception):
+class NoQuota(NotReady):
     """The account may use none of the instance kinds; the message says how to ask for one."""
 
 
@@ -122,7 +124,11 @@ def deploy_state_machine(
     tag_list = [{"key": key, "value": value} for key, value in (tags or {}).items()]
     arn = _find_state_machine(client, name)
     if arn:
-        client.update_state_machine(stateMachineArn=arn, definition=definition, roleArn=role_arn)
+        found = client.describe_state_machine(stateMachineArn=arn)
+        if (found["definition"], found["roleArn"]) != (definition, role_arn):
+            while_role_is_new(
+                lambda: client.update_state_machine(stateMachineArn=arn, definition=definition, roleArn=role_arn)
+            )
         client.tag_resource(resourceArn=arn, tags=tag_list)
         return arn
     created = while_role_is_new(

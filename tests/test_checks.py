@@ -1,12 +1,16 @@
 """What an account lacks is said in one sentence that says what to do."""
 
+import subprocess
+import sys
+
 import boto3
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
 from botocore.stub import Stubber
+from conftest import ROOT
 from sagemaker_jobs import BUCKET
 
-from scones import checks
+from scones import checks, workflow
 
 
 def answer(code: str, message: str = "the service's message", operation: str = "CreateRole") -> ClientError:
@@ -22,6 +26,11 @@ def answer(code: str, message: str = "the service's message", operation: str = "
         (answer("InvalidClientTokenId"), "access key"),
         (answer("AccessDenied"), "may not do CreateRole"),
         (answer("AccessDeniedException", operation="CreateTrainingJob"), "may not do CreateTrainingJob"),
+        (answer("ValidationException", "Could not assume role arn:x", "CreateTrainingJob"), "trust policy"),
+        (answer("AccessDeniedException", "no one is authorized to assume the provided role"), "trust policy"),
+        (answer("AccessDenied", "not authorized to perform: sts:AssumeRole"), "may not do CreateRole"),
+        (answer("StateMachineDeleting", operation="UpdateStateMachine"), "wait a minute"),
+        (workflow.NoQuota("Ask for a quota."), "Ask for a quota."),
         (answer("PermanentRedirect"), "another region"),
         (answer("ResourceLimitExceeded"), "Service Quotas"),
         (answer("ValidationError", "Endpoint one is Creating", "InvokeEndpoint"), "wait until it is InService"),
@@ -102,7 +111,7 @@ def test_a_bucket_of_the_session_s_region_is_ready(local):
     assert checks.check_bucket(boto3.Session(), BUCKET) is None
 
 
-def test_the_reminder_names_an_endpoint_that_is_still_there_and_no_other(monkeypatch, capsys):
+def test_the_reminder_names_an_endpoint_that_is_still_there_and_no_other(monkeypatch, capfd):
     at_exit = []
     monkeypatch.setattr(checks.atexit, "register", at_exit.append)
     client = boto3.client("sagemaker", "us-east-1", aws_access_key_id="any", aws_secret_access_key="any")
@@ -119,9 +128,37 @@ def test_the_reminder_names_an_endpoint_that_is_still_there_and_no_other(monkeyp
         stubber.add_response("describe_endpoint", described)
         stubber.add_client_error("describe_endpoint", "ValidationException")
         at_exit[0]()
-        assert "one is InService and costs money" in capsys.readouterr().err
+        assert "one is InService and costs money" in capfd.readouterr().err
         at_exit[0]()
-        assert capsys.readouterr().err == ""
+        assert capfd.readouterr().err == ""
+
+
+def test_the_reminder_of_a_notebook_that_failed_reaches_the_terminal():
+    program = """
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+REMIND = '''
+from scones import checks
+
+class Running:
+    def client(self, service):
+        return self
+
+    def describe_endpoint(self, EndpointName):
+        return {"EndpointStatus": "InService"}
+
+checks.remind_of(Running(), "still-there")
+'''
+notebook = new_notebook(cells=[new_code_cell(REMIND), new_code_cell("1 / 0")])
+client = NotebookClient(notebook, allow_errors=True, timeout=60)
+client.create_kernel_manager().transport = "ipc"
+client.execute()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "The endpoint still-there is InService and costs money for every hour" in result.stderr
 
 
 def test_a_notebook_shows_the_sentence_in_place_of_the_stack_trace():

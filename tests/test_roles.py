@@ -21,7 +21,7 @@ OTHER_NAMES = {
     "s3:ListMultipartUploadParts": "ListParts",
     "lambda:InvokeFunction": "Invoke",
 }
-SERVICES = {"states": "stepfunctions", "sagemaker": "sagemaker", "cloudwatch": "cloudwatch", "ecr": "ecr"}
+SERVICES = {"states": "stepfunctions", "sagemaker": "sagemaker-runtime"}
 ROLES = {
     "serialize": roles.serialize_statements(PLACE, BUCKET, PREFIX),
     "inference": roles.inference_statements(PLACE, ENDPOINT),
@@ -86,6 +86,45 @@ MAY_NOT = [
 ]
 
 
+# Everything that a role may do at all
+ACTIONS = {
+    "serialize": {"s3:GetObject"},
+    "inference": {"sagemaker:InvokeEndpoint"},
+    "logs": {"logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"},
+    "states": {
+        "lambda:InvokeFunction",
+        "states:StartExecution",
+        "states:DescribeExecution",
+        "states:StopExecution",
+        "s3:ListBucket",
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:ListMultipartUploadParts",
+        "s3:AbortMultipartUpload",
+    },
+    "sagemaker": {
+        "s3:ListBucket",
+        "s3:GetObject",
+        "s3:PutObject",
+        "ecr:GetAuthorizationToken",
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:GetDownloadUrlForLayer",
+        "ecr:BatchGetImage",
+        "logs:CreateLogGroup",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "logs:DescribeLogStreams",
+        "cloudwatch:PutMetricData",
+    },
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_has_these_actions_and_no_other(role):
+    assert {action for statement in ROLES[role] for action in statement["Action"]} == ACTIONS[role]
+    assert {statement["Effect"] for statement in ROLES[role]} == {"Allow"}
+
+
 @pytest.mark.parametrize(("role", "action", "resource"), MAY)
 def test_a_role_may_do_what_its_part_does(role, action, resource):
     assert is_allowed(role, action, resource)
@@ -124,9 +163,7 @@ def test_a_statement_is_on_all_resources_only_where_the_action_knows_none(role):
 def test_each_action_is_an_operation_of_its_service(action):
     service, name = action.split(":")
     model = botocore.session.get_session().get_service_model(SERVICES.get(service, service))
-    if service == "sagemaker":
-        model = botocore.session.get_session().get_service_model("sagemaker-runtime")
-    assert OTHER_NAMES.get(action, name) in [*model.operation_names, "BatchCheckLayerAvailability"]
+    assert OTHER_NAMES.get(action, name) in model.operation_names
 
 
 def test_arns_are_of_the_partition_and_region_of_the_session():
@@ -153,6 +190,16 @@ def test_roles_are_made_once_and_made_again_the_same(local):
     trust = iam.get_role(RoleName="scones-states")["Role"]["AssumeRolePolicyDocument"]
     assert trust["Statement"][0]["Principal"] == {"Service": "states.amazonaws.com"}
     assert {"Key": "run", "Value": "roles-2"} in iam.list_role_tags(RoleName="scones-states")["Tags"]
+
+
+def test_a_role_of_the_user_s_own_is_taken_as_it_is_and_not_made(local):
+    session = boto3.Session()
+    functions = dict(zip(("serialize", "inference", "pass_threshold"), FUNCTIONS, strict=True))
+    iam = boto3.client("iam")
+    before = {role["RoleName"] for role in iam.list_roles()["Roles"]}
+    mine = dict.fromkeys([*functions, "states"], "arn:aws:iam::123456789012:role/mine")
+    assert roles.make_roles(session, functions, ENDPOINT, MACHINE, BUCKET, PREFIX, {}, given=mine) == mine
+    assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == before
 
 
 def test_sagemaker_s_role_is_trusted_to_sagemaker_alone(local):

@@ -4,8 +4,21 @@ import json
 
 import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from botocore.stub import Stubber
 from conftest import ROOT, own_server
-from sagemaker_jobs import BUCKET, ROLE, png, training_request, upload_channels, wait_for_endpoint, wait_for_training
+from request_models import held_to_models
+from sagemaker_jobs import (
+    BUCKET,
+    ROLE,
+    create_config,
+    create_model,
+    png,
+    training_request,
+    upload_channels,
+    wait_for_endpoint,
+    wait_for_training,
+)
 
 from scones import notifications, roles, teardown, workflow
 
@@ -65,8 +78,8 @@ def what_is_left() -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def everything():
-    """What a run makes, on a server that holds nothing else."""
-    with own_server():
+    """What a run makes, on a server that holds nothing else; every request here is held to its service's model."""
+    with own_server(), held_to_models():
         make_everything()
         made = what_is_left()
         assert all(made.values()), made
@@ -107,6 +120,75 @@ def test_teardown_leaves_nothing_and_may_be_called_again(everything):
     assert not any(what_is_left().values()), what_is_left()
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=PREFIX)["KeyCount"] == 0
     assert teardown.tear_down(session, RUN, BUCKET, [PREFIX]) == []
+
+
+class StatusAtDeletion:
+    """A session that notes, for each call that deletes an endpoint or a training job, what status that has then."""
+
+    def __init__(self):
+        self.statuses: list[str] = []
+
+    def client(self, service: str):
+        client = boto3.client(service)
+        client.meta.events.register("before-call.sagemaker", self._note)
+        return client
+
+    def _note(self, model, params, **_):
+        asked = json.loads(params["body"])
+        if model.name == "DeleteEndpoint":
+            self.statuses.append(boto3.client("sagemaker").describe_endpoint(**asked)["EndpointStatus"])
+        if model.name == "DeleteTrainingJob":
+            self.statuses.append(boto3.client("sagemaker").describe_training_job(**asked)["TrainingJobStatus"])
+
+
+def test_a_job_that_still_trains_is_stopped_before_it_is_deleted(local):
+    request = training_request("teardown-running", upload_channels("teardown-running"))
+    boto3.client("sagemaker").create_training_job(**request, Tags=[{"Key": "run", "Value": "teardown-running"}])
+    session = StatusAtDeletion()
+    assert teardown.tear_down(session, "teardown-running", BUCKET, ["teardown-running/"]) == []
+    assert session.statuses == ["Stopped"]
+    assert teardown.find(boto3.Session(), "teardown-running") == []
+
+
+def test_an_endpoint_that_is_still_created_is_waited_for(local):
+    sagemaker, name = boto3.client("sagemaker"), "teardown-creating"
+    boto3.client("sagemaker").create_training_job(**training_request(name, upload_channels(name)))
+    create_model(name, wait_for_training(name)["ModelArtifacts"]["S3ModelArtifacts"])
+    create_config(name, name)
+    tags = [{"Key": "run", "Value": name}]
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    assert sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Creating"
+    session = StatusAtDeletion()
+    assert teardown.tear_down(session, name, BUCKET, []) == []
+    assert session.statuses == ["InService"]
+
+
+def test_objects_that_could_not_be_deleted_are_counted_and_one_is_named():
+    s3 = boto3.client("s3", aws_access_key_id="any", aws_secret_access_key="any")
+    with Stubber(s3) as stubber:
+        stubber.add_response("list_objects_v2", {"Contents": [{"Key": "run/one"}, {"Key": "run/two"}]})
+        refusals = [{"Key": key, "Code": "AccessDenied", "Message": "Access Denied"} for key in ("run/one", "run/two")]
+        stubber.add_response("delete_objects", {"Errors": refusals})
+        session = type("Session", (), {"client": staticmethod(lambda service: s3)})()
+        with pytest.raises(teardown.NotDeleted, match="2 objects are left, the first of them run/one: Access Denied"):
+            teardown.delete_objects(session, "b", "run/")
+
+
+def test_one_thing_that_cannot_be_deleted_keeps_nothing_else(local, monkeypatch):
+    session = boto3.Session()
+    boto3.client("sns").create_topic(Name="teardown-kept", Tags=[{"Key": "run", "Value": "teardown-kept"}])
+    statements = [roles.allow(["s3:GetObject"], f"arn:aws:s3:::{BUCKET}/*")]
+    role = roles.deploy_role(session, "scones-kept", "lambda.amazonaws.com", statements, {"run": "teardown-kept"})
+
+    def unreachable(session, name):
+        raise EndpointConnectionError(endpoint_url="https://sns.example")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(teardown.DELETERS, "sns", unreachable)
+        [problem] = teardown.tear_down(session, "teardown-kept", BUCKET, [])
+    assert "teardown-kept" in problem and "sns.example" in problem
+    assert role not in teardown.find(session, "teardown-kept")
+    assert teardown.tear_down(session, "teardown-kept", BUCKET, []) == []
 
 
 def test_what_could_not_be_deleted_is_named_with_the_reason(local):

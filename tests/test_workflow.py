@@ -66,6 +66,21 @@ def test_a_changed_handler_is_updated_and_takes_effect(local, tmp_path):
     assert json.loads(answer["Payload"].read()) == "changed"
 
 
+def test_a_state_machine_is_updated_only_where_it_differs(local, tmp_path):
+    session = Recorded()
+    workflow.deploy_state_machine(session, "deployed-again", DEFINITION, ROLE, {"run": "1"})
+    assert session.changes() == ["CreateStateMachine"]
+    workflow.deploy_state_machine(session, "deployed-again", DEFINITION, ROLE, {"run": "1"})
+    assert session.changes() == ["TagResource"]
+    changed = json.loads(DEFINITION.read_text())
+    changed["Comment"] = "changed"
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    arn = workflow.deploy_state_machine(session, "deployed-again", tmp_path / "changed.json", ROLE, {"run": "1"})
+    assert session.changes() == ["UpdateStateMachine", "TagResource"]
+    described = boto3.client("stepfunctions").describe_state_machine(stateMachineArn=arn)
+    assert json.loads(described["definition"])["Comment"] == "changed"
+
+
 def test_a_state_machine_of_that_name_is_updated_and_not_made_again(local):
     session = boto3.Session()
     first = workflow.deploy_state_machine(session, "deployed-machine", DEFINITION, ROLE, {"run": "1"})
