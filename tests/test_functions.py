@@ -727,14 +727,14 @@ def test_no_worker_outlives_the_server(end, local, monkeypatch):
 
 @pytest.fixture(params=[Starter, new_starter], ids=["new interpreter", "this system's"])
 def start_worker(request, tmp_path):
-    """start_worker(source, **settings) -> Worker, started in each of the ways that there are."""
+    """start_worker(source, function) -> Worker, started in each of the ways that there are."""
     starter = request.param(tmp_path)
     workers = []
 
-    def start(source: str) -> Worker:
+    def start(source: str, function: FunctionVersion | None = None) -> Worker:
         root = TaskRoots(tmp_path / "task-roots").unpack(zip_of({"lambda_function.py": source}))
         environment = {"LAMBDA_TASK_ROOT": str(root), "AWS_LAMBDA_FUNCTION_NAME": "f"}
-        workers.append(Worker(starter, function_version(), environment, "stream", tmp_path))
+        workers.append(Worker(starter, function or function_version(), environment, "stream", tmp_path))
         return workers[-1]
 
     yield start
@@ -800,8 +800,19 @@ def test_idle_workers_are_ended_after_a_while(start_worker):
     pool.close()
 
 
-def test_an_idle_worker_of_another_function_gives_way_at_the_cap(start_worker):
-    pool = Pool(lambda function: start_worker(ECHO), cap=1)
+def test_functions_that_take_turns_at_one_place_keep_their_warm_workers(start_worker):
+    pool = Pool(lambda function: start_worker(ECHO, function), cap=1)
+    pids: dict[str, set[int]] = {"a": set(), "b": set()}
+    for name in ("a", "b", "a", "b"):
+        with pool.borrow(function_version(name=name, arn=name), is_nested=False) as worker:
+            run(worker)
+            pids[name].add(worker.pid)
+    assert [len(each) for each in pids.values()] == [1, 1]
+    pool.close()
+
+
+def test_an_idle_worker_of_another_function_gives_way_where_no_more_are_kept(start_worker):
+    pool = Pool(lambda function: start_worker(ECHO, function), cap=1, kept=1)
     with pool.borrow(function_version(name="a", arn="a"), is_nested=False) as first:
         run(first)
     with pool.borrow(function_version(name="b", arn="b"), is_nested=False) as second:

@@ -1,5 +1,8 @@
 """Which worker runs what: warm ones first, at most so many at a time, the others in a queue.
 
+More are kept warm than may run at a time: a workflow of three functions that takes turns at the places would otherwise
+end the workers of one function to start those of the next, all the time.
+
 On AWS every invocation gets an environment of its own, up to the account's 1,000. Here those beyond the cap wait for a
 worker, except where a function has reserved concurrency and is at it: then it is throttled, as on AWS.
 """
@@ -16,6 +19,7 @@ from local_aws.functions.worker import Worker
 from local_aws.json_protocol import ServiceError
 
 CAP = 4 * (os.cpu_count() or 1)
+KEPT = 4 * CAP
 NESTED_CAP = 100
 IDLE_SECONDS = 300
 
@@ -35,11 +39,12 @@ class Pool:
         self,
         start: Callable[[FunctionVersion], Worker],
         cap: int = CAP,
+        kept: int = KEPT,
         nested_cap: int = NESTED_CAP,
         idle_seconds: float = IDLE_SECONDS,
     ):
         self._start = start
-        self._cap = cap
+        self._kept = kept
         self._slots = threading.Semaphore(cap)
         self._nested_slots = threading.Semaphore(nested_cap)
         self._idle_seconds = idle_seconds
@@ -123,7 +128,7 @@ class Pool:
         return None
 
     def _make_room(self) -> list[Worker]:
-        excess = max(0, len(self._idle) + len(self._busy) + 1 - self._cap)
+        excess = max(0, len(self._idle) + len(self._busy) + 1 - self._kept)
         removed, self._idle = self._idle[:excess], self._idle[excess:]
         return [worker for _, worker in removed]
 
@@ -145,7 +150,7 @@ class Pool:
     def _give_back(self, worker: Worker) -> None:
         with self._lock:
             self._busy.discard(worker)
-            has_room = len(self._idle) + len(self._busy) < self._cap
+            has_room = len(self._idle) + len(self._busy) < self._kept
             keep = has_room and not self._closed.is_set() and worker.is_usable
             if keep:
                 self._idle.append((time.monotonic(), worker))
