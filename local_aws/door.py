@@ -68,14 +68,6 @@ def _forbidden(environ: dict, start_response: Callable, code: str, message: str)
         kind, body = "application/xml", f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     else:
         kind, body = "application/x-amz-json-1.1", json.dumps({"__type": code, "message": message}).encode()
-    # The body of the request was not read, so the connection cannot carry another one.
-    start_response(
-        "403 Forbidden",
-        [
-            ("Content-Type", kind),
-            ("Content-Length", str(len(body))),
-            ("x-amzn-ErrorType", code),
-            ("Connection", "close"),
-        ],
-    )
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("x-amzn-ErrorType", code)]
+    start_response("403 Forbidden", headers)
     return [body]

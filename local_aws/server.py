@@ -17,11 +17,12 @@ import boto3
 from botocore.config import Config
 from flask import Flask, request
 from moto.core.config import default_user_config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from local_aws import records
 from local_aws.door import Door
+from local_aws.http_server import RequestHandler
 from local_aws.json_protocol import ServiceError
 from local_aws.run_folder import RunFolder
 
@@ -36,13 +37,6 @@ SageMaker:
 """
 TRUST_EVERY_SERVICE = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",
  "Principal": {"Service": ["sagemaker.amazonaws.com", "lambda.amazonaws.com", "states.amazonaws.com"]}}]}"""
-
-
-class RequestHandler(MotoRequestHandler):
-    disable_nagle_algorithm = True  # with kept-alive connections Nagle's algorithm costs 40 ms a request
-
-    def log_request(self, *_):
-        """Requests are not logged: the services' own logs are in CloudWatch Logs, as on AWS."""
 
 
 class Dispatcher(DomainDispatcherApplication):

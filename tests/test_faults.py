@@ -199,7 +199,7 @@ def test_faults_of_s3_that_pass_cost_nothing_and_those_that_stay_end_their_own_i
     results = MapRun(machine, images[:60]).results()
     assert_one_end_each(images[:60], results)
     ended = {key_of(result): result.get("Error") for result in results}
-    assert [ended[key] for key in keys[20:22]] == ["ClientError", "ClientError"]
+    assert [ended[key] for key in keys[20:22]] == ["StorageUnavailable", "StorageUnavailable"]
     assert ended[keys[40]] == "Sandbox.Timedout"
     others = {ended[key] for key in keys if key not in (*keys[20:22], keys[40])}
     assert others <= {None, "ThresholdNotMet"}

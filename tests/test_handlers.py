@@ -108,6 +108,15 @@ def test_serialize_ends_in_the_error_that_says_what_is_wrong(serialize, event, n
     assert error_name(serialize.lambda_handler, event, None) == name
 
 
+def test_serialize_names_a_fault_of_s3_StorageUnavailable(serialize):
+    with Stubber(serialize.s3) as stub:
+        stub.add_client_error("get_object", "SlowDown", http_status_code=503)
+        assert error_name(serialize.lambda_handler, image_event(), None) == "StorageUnavailable"
+        torn = StreamingBody(io.BytesIO(PNG[:50]), len(PNG))
+        stub.add_response("get_object", {"Body": torn, "ContentLength": len(PNG)})
+        assert error_name(serialize.lambda_handler, image_event(), None) == "StorageUnavailable"
+
+
 @pytest.fixture
 def inference(monkeypatch):
     """The handler with its client stubbed: answer(...) and fail(...) say what the endpoint does next."""

@@ -276,7 +276,9 @@ def test_an_update_to_a_broken_model_leaves_the_old_one_in_service_with_the_reas
     create_model("nowhere", f"s3://{BUCKET}/nowhere/model.tar.gz")
     create_config("to-nowhere", "nowhere")
     client.update_endpoint(EndpointName="kept", EndpointConfigName="to-nowhere")
-    assert f"s3://{BUCKET}/nowhere/model.tar.gz" in wait_for_endpoint("kept")["FailureReason"]
+    description = wait_for_endpoint("kept")
+    assert f"s3://{BUCKET}/nowhere/model.tar.gz" in description["FailureReason"]
+    assert description["EndpointConfigName"] == "kept"
     assert invoke("kept", png(0, 1))["Body"].read()
     client.delete_endpoint(EndpointName="kept")
 

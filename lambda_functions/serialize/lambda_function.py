@@ -7,7 +7,7 @@ import base64
 import json
 
 import boto3
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 PAYLOAD_BYTES = 262_144  # as base64, with the rest of the event, it must fit what Step Functions passes between states
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
@@ -19,6 +19,9 @@ class InvalidEvent(Exception): ...
 
 
 class ImageNotFound(Exception): ...
+
+
+class StorageUnavailable(Exception): ...
 
 
 class ImageTooLarge(Exception): ...
@@ -51,19 +54,20 @@ def read_request(event):
 
 
 def read_image(bucket, key):
+    name = f"s3://{bucket}/{key}"
     try:
         answer = s3.get_object(Bucket=bucket, Key=key)
+        if answer["ContentLength"] > PAYLOAD_BYTES * 3 // 4:
+            raise ImageTooLarge(f"{name} has {answer['ContentLength']} bytes; use a smaller image")
+        image = answer["Body"].read()
     except (ParamValidationError, ValueError) as error:
-        raise ImageNotFound(f"s3://{bucket}/{key} cannot exist: {error}") from None
+        raise ImageNotFound(f"{name} cannot exist: {error}") from None
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            raise
-        raise ImageNotFound(
-            f"s3://{bucket}/{key} is missing, or this function's role may not read it: {error}"
-        ) from None
-    if answer["ContentLength"] > PAYLOAD_BYTES * 3 // 4:
-        raise ImageTooLarge(f"s3://{bucket}/{key} has {answer['ContentLength']} bytes; use a smaller image")
-    image = answer["Body"].read()
+            raise StorageUnavailable(f"{name}, also when it was tried again: {error}") from None
+        raise ImageNotFound(f"{name} is missing, or this function's role may not read it: {error}") from None
+    except BotoCoreError as error:
+        raise StorageUnavailable(f"{name}: {error}") from None
     if not image.startswith(SIGNATURES):
-        raise NotAnImage(f"s3://{bucket}/{key} is neither PNG nor JPEG by its first bytes")
+        raise NotAnImage(f"{name} is neither PNG nor JPEG by its first bytes")
     return image

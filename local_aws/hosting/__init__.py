@@ -48,7 +48,7 @@ class Hosting:
         backend, name, config = self._backend(), call["EndpointName"], call["EndpointConfigName"]
         endpoint = Endpoint(self._server, backend.endpoints[name], backend.region_name)
         self._endpoints[backend.region_name, name] = endpoint
-        endpoint.deploy(self._variants(config), self._capture_config(config), "Creating")
+        endpoint.deploy("Creating", config, self._variants(config), self._capture_config(config))
 
     def _update(self, call: dict) -> dict:
         backend, name, config = self._backend(), call["EndpointName"], call["EndpointConfigName"]
@@ -61,9 +61,7 @@ class Hosting:
             raise ServiceError("ValidationException", f"Cannot update endpoint {arn!r}: it has failed, delete it.")
         if status != "InService":
             raise ServiceError("ValidationException", f"Cannot update in-progress endpoint {arn!r}.")
-        variants = self._variants(config)
-        endpoint.record.endpoint_config_name = config
-        endpoint.deploy(variants, self._capture_config(config), "Updating")
+        endpoint.deploy("Updating", config, self._variants(config), self._capture_config(config))
         return {"EndpointArn": arn}
 
     def _delete(self, call: dict) -> None:

@@ -23,38 +23,41 @@ class Endpoint:
         self._closed = False
         self._lock = threading.Lock()
 
-    def deploy(self, configs: list[dict], capture_config: dict, status: str) -> None:
+    def deploy(self, status: str, config_name: str, variants: list[dict], capture_config: dict) -> None:
         """Starts a fleet on a thread; status is what the endpoint is meanwhile, Creating or Updating."""
         self._enter(status)
-        work = threading.Thread(target=self._deploy, args=(configs, capture_config), daemon=True)
+        work = threading.Thread(target=self._deploy, args=(config_name, variants, capture_config), daemon=True)
         work.name = f"deploy {self.record.endpoint_name}"
         work.start()
 
-    def _deploy(self, configs: list[dict], capture_config: dict) -> None:
+    def _deploy(self, config_name: str, variants: list[dict], capture_config: dict) -> None:
         fleet: list[Variant] = []
         try:
-            for config in configs:
+            for config in variants:
                 fleet.append(Variant(self._server, self.record.endpoint_name, config, capture_config, self._region))
                 fleet[-1].start()
         except Exception as error:
             _close(fleet)
             self._not_deployed(error)
         else:
-            self._replace_fleet(fleet, configs, capture_config)
+            self._replace_fleet(fleet, config_name, variants, capture_config)
 
     def _not_deployed(self, error: Exception) -> None:
-        """A failed update leaves the old fleet in service."""
+        """A failed update leaves the old fleet and its config in service."""
         is_expected = isinstance(error, (StartFailed, DownloadFailed))
         self.record.failure_reason = str(error) if is_expected else f"{type(error).__name__}: {error}"
         self._enter("InService" if self._fleet else "Failed")
 
-    def _replace_fleet(self, fleet: list[Variant], configs: list[dict], capture_config: dict) -> None:
+    def _replace_fleet(
+        self, fleet: list[Variant], config_name: str, variants: list[dict], capture_config: dict
+    ) -> None:
         with self._lock:
             if self._closed:
                 replaced = fleet
             else:
                 replaced, self._fleet = self._fleet, fleet
-                self.record.production_variants = self.record._process_production_variants(configs)
+                self.record.endpoint_config_name = config_name
+                self.record.production_variants = self.record._process_production_variants(variants)
                 self.record.data_capture_config = _capture_summary(capture_config)
                 self.record.failure_reason = None
                 self._enter("InService")
