@@ -1,6 +1,7 @@
 """Figures as rows: what a benchmark prints, what it writes, and what compare.py and the README read.
 
-A row is {"figure": text, "value": number, "unit": text, "better": "lower", "higher" or None}.
+A row is {"figure": text, "value": number, "unit": text, "better": "lower", "higher" or None}, and of a mean also
+"spread": its standard deviation.
 """
 
 import argparse
@@ -12,9 +13,10 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def figure(name: str, value: float, unit: str, better: str | None = None) -> Row:
+def figure(name: str, value: float, unit: str, better: str | None = None, spread: float | None = None) -> Row:
     """A row; the value is kept to four significant digits, more than any run repeats."""
-    return {"figure": name, "value": float(f"{value:.4g}"), "unit": unit, "better": better}
+    row = {"figure": name, "value": float(f"{value:.4g}"), "unit": unit, "better": better}
+    return row if spread is None else {**row, "spread": float(f"{spread:.2g}")}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -33,5 +35,10 @@ def finish(rows: list[Row], file: Path | None) -> None:
 
 def table(rows: Iterable[Row]) -> str:
     """A Markdown table of the rows."""
-    lines = [f"| {row['figure']} | {row['value']:,g} {row['unit']} |" for row in rows]
+    lines = [f"| {row['figure']} | {_value(row)} |" for row in rows]
     return "\n".join(["| figure | value |", "|---|---|", *lines])
+
+
+def _value(row: Row) -> str:
+    spread = f" ± {row['spread']:g}" if "spread" in row else ""
+    return f"{row['value']:,g}{spread} {row['unit']}".strip()

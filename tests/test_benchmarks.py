@@ -30,6 +30,10 @@ def test_the_figures_are_printed_as_a_table_and_written_as_rows(tmp_path, capsys
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
 
 
+def test_a_mean_stands_in_the_table_with_its_spread():
+    assert "| accuracy | 95.1 ± 0.75 % |" in table([figure("accuracy", 95.1, "%", "higher", spread=0.7454)])
+
+
 def test_the_comparison_names_what_got_worse_in_either_direction():
     found = compare.changes(report(latency=2, rate=100), report(latency=4, rate=50))
     assert [(ratio, name) for ratio, name, *_ in found] == [(0.5, "latency"), (0.5, "rate")]
