@@ -59,14 +59,21 @@ def test_an_estimate_is_quantity_times_price():
     assert table["USD"].tolist() == pytest.approx([0.2, 0.2, 0.01])
 
 
-def test_the_transitions_of_an_execution_and_of_its_children_are_counted(local):
+def test_transitions_and_invocations_of_an_execution_and_of_its_children_are_counted(local):
     child = {
         "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
         "StartAt": "Child",
         "States": {"Child": {"Type": "Pass", "End": True}},
     }
     states = {
-        "First": {"Type": "Pass", "Next": "Each"},
+        "First": {"Type": "Pass", "Next": "Invoke"},
+        "Invoke": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke",
+            "Parameters": {"FunctionName": "no-such-function"},
+            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Each"}],
+            "Next": "Each",
+        },
         "Each": {"Type": "Map", "ItemProcessor": child, "End": True},
     }
     client = boto3.client("stepfunctions")
@@ -75,13 +82,13 @@ def test_the_transitions_of_an_execution_and_of_its_children_are_counted(local):
     execution = client.start_execution(stateMachineArn=arn, input="[1, 2, 3]")["executionArn"]
     while client.describe_execution(executionArn=execution)["status"] == "RUNNING":
         pass
-    assert costs.transitions(boto3.Session(), execution) == 2 + 2 + 3 * 5
+    assert costs.transitions_and_invocations(boto3.Session(), execution) == (3 + 2 + 3 * 5, 1 + 3 * 3)
 
 
 def test_without_a_price_list_the_quantities_are_told_all_the_same(local):
     table = costs.estimate(boto3.Session(), "ml.g4dn.xlarge", "ml.m5.large", 10, 6, 1)
     assert table["quantity"].tolist() == [0.1, 1, 50]
-    assert table["USD"].isna().all()
+    assert "USD" not in table
 
 
 class Answering:
@@ -107,5 +114,10 @@ def test_what_was_used_is_told_by_the_services_themselves(local):
         "describe_endpoint_config": {"ProductionVariants": [{"InstanceType": "ml.c5.large"}]},
     }
     table = costs.used(Answering(answers), "job", "endpoint", [])
-    assert table["what"].tolist() == ["training on ml.g5.xlarge", "endpoint on ml.c5.large", "the workflow"]
-    assert table["quantity"].tolist() == [0.1, pytest.approx(2, abs=0.01), 0]
+    assert table["what"].tolist() == [
+        "training on ml.g5.xlarge, 360 billable seconds",
+        "endpoint on ml.c5.large",
+        "the workflow",
+        "the functions",
+    ]
+    assert table["quantity"].tolist() == [0.1, pytest.approx(2, abs=0.01), 0, 0]

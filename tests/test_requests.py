@@ -124,7 +124,7 @@ def test_costs_and_notifications_ask_for_what_their_models_allow(local):
         arn = machine("requests-notified", {"Type": "Succeed"})
         notifications.notify_failures(boto3.Session(), [arn], {"run": "requests"}, email="someone@example.com")
         execution = workflow.run(boto3.Session(), arn, {})
-        costs.transitions(boto3.Session(), execution["executionArn"])
+        costs.transitions_and_invocations(boto3.Session(), execution["executionArn"])
     operations = [operation for operation, _ in made]
     assert {"GetProducts", "PutRule", "PutTargets", "Subscribe", "StartExecution"} <= set(operations)
     assert json.loads(dict(made)["PutRule"]["EventPattern"])["source"] == ["aws.states"]
