@@ -5,12 +5,14 @@ size limits, what leads outside or is no plain file is refused, and the pickles 
 arrays of bytes. No pickle reaches numpy or any other function of Python: it can only name the stand-ins below.
 """
 
+import contextlib
 import gzip
 import pickle
 import pickletools
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -62,14 +64,28 @@ def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split
     Raises ArchiveRefused for an archive that is damaged or holds what it must not, FileNotFoundError, and UnknownClass
     for a class that CIFAR-100 has not.
     """
+    with _named_errors(path):
+        tables = dict(_tables(Path(path)))
+        names = _class_names(tables["meta"])
+        train, test = _columns(tables["train"]), _columns(tables["test"])
+    places = _places(classes, names)
+    return _select(*train, places=places), _select(*test, places=places)
+
+
+def class_names(path: str | Path) -> list[str]:
+    """The names of the archive's 100 classes. Raises what read_archive raises."""
+    with _named_errors(path):
+        return _class_names(dict(_tables(Path(path)))["meta"])
+
+
+@contextlib.contextmanager
+def _named_errors(path: str | Path) -> Iterator[None]:
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"There is no archive {path}. Give the path of a cifar-100-python.tar.gz, or none at all."
         )
     try:
-        tables = dict(_tables(Path(path)))
-        names = [name.decode() for name in tables["meta"][b"fine_label_names"]]
-        train, test = _columns(tables["train"]), _columns(tables["test"])
+        yield
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ArchiveRefused(
             f"{path} is truncated or damaged ({error}). Remove it and fetch the archive again."
@@ -78,8 +94,10 @@ def read_archive(path: str | Path, classes: Sequence[str]) -> tuple[Split, Split
         raise ArchiveRefused(
             f"{path} is not CIFAR-100's python archive ({type(error).__name__}: {error}). Fetch the archive again."
         ) from error
-    places = _places(classes, names)
-    return _select(*train, places=places), _select(*test, places=places)
+
+
+def _class_names(meta: dict) -> list[str]:
+    return [name.decode() for name in meta[b"fine_label_names"]]
 
 
 def _tables(path: Path) -> Iterator[tuple[str, dict]]:
@@ -124,7 +142,7 @@ def _places(classes: Sequence[str], names: list[str]) -> list[int]:
 
 def _select(pixels: np.ndarray, fine_labels: np.ndarray, names: list[str], places: list[int]) -> Split:
     rows = np.flatnonzero(np.isin(fine_labels, places))
-    kept = [names[row] for row in rows]
+    kept = _different([names[row] for row in rows], rows)
     wrong = [name for name in kept if not FILE_NAME.fullmatch(name)]
     if wrong or len(set(kept)) != len(kept):
         raise ArchiveRefused(
@@ -134,6 +152,15 @@ def _select(pixels: np.ndarray, fine_labels: np.ndarray, names: list[str], place
     return Split(
         np.ascontiguousarray(images), np.array([places.index(label) for label in fine_labels[rows]]), kept, rows
     )
+
+
+def _different(names: list[str], rows: np.ndarray) -> list[str]:
+    """The names, with the row added where two images share one, as two of CIFAR-100's classes baby and girl do."""
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name.removesuffix('.png')}-{row}.png"
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
 class _Unpickler(pickle.Unpickler):

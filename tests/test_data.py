@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from scones import data
-from scones.archive import ArchiveRefused, UnknownClass, read_archive
+from scones.archive import ArchiveRefused, UnknownClass, class_names, read_archive
 
 CLASSES = ("bicycle", "motorcycle")
 NAMES = [b"apple", b"bicycle", b"motorcycle"]
@@ -160,6 +160,13 @@ def test_the_real_images_are_all_there(real_archive):
     assert dataset.test.labels[dataset.test.names.index("bicycle_s_000513.png")] == 0
 
 
+def test_any_of_the_real_classes_can_be_chosen_together(real_archive):
+    path = os.environ["CIFAR100_ARCHIVE"]
+    train, test = read_archive(path, class_names(path))
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert len(set(train.names)) == 50_000
+
+
 def test_a_class_that_cifar_100_has_not_is_named_with_those_it_has(archive):
     with pytest.raises(UnknownClass, match=r"no classes \['scone'\].*apple, bicycle, motorcycle"):
         data.get_cifar100(("bicycle", "scone"), archive)
@@ -270,6 +277,20 @@ def test_a_file_name_that_is_no_plain_name_is_refused(name, tmp_path):
     files = {**members(), "cifar-100-python/test": pickle.dumps(evil, 2)}
     with pytest.raises(ArchiveRefused, match="names an image"):
         read_archive(pack(tmp_path / "names.tar.gz", files), CLASSES)
+
+
+def test_images_that_share_a_file_s_name_are_told_apart_by_their_rows(tmp_path):
+    twice = table("test")
+    twice[b"filenames"] = [b"same.png"] * len(twice[b"filenames"])
+    _, test = read_archive(
+        pack(tmp_path / "twice.tar.gz", {**members(), "cifar-100-python/test": pickle.dumps(twice, 2)}), CLASSES
+    )
+    assert test.names == [f"same-{row}.png" for row in test.rows]
+    assert len(set(test.names)) == len(test) > 1
+
+
+def test_the_classes_of_an_archive_are_named(tmp_path):
+    assert class_names(pack(tmp_path / "small.tar.gz", members())) == ["apple", "bicycle", "motorcycle"]
 
 
 def test_a_download_is_kept_and_used_the_next_time(served, tmp_path):

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from conftest import ROOT
 from pipeline import DEFINITION, ENDPOINT, FUNCTIONS, TAGS, deploy_endpoint, deploy_functions, train
-from sagemaker_jobs import BUCKET, ROLE, png, wait_for_endpoint
+from sagemaker_jobs import BUCKET, ROLE, create_config, png, wait_for_endpoint
 
 from scones import workflow
 from scones.teardown import tear_down
@@ -193,3 +194,17 @@ def failed_tasks(arn: str) -> list[str]:
     events = boto3.client("stepfunctions").get_execution_history(executionArn=arn)["events"]
     details = [event.get("taskFailedEventDetails") for event in events]
     return [detail["error"] for detail in details if detail]
+
+
+def test_a_map_over_a_prefix_keeps_nothing_of_its_images(machines, local):
+    create_config("uncaptured", ENDPOINT)  # captured records would be kept, in S3
+    boto3.client("sagemaker").update_endpoint(EndpointName=ENDPOINT, EndpointConfigName="uncaptured")
+    wait_for_endpoint(ENDPOINT)
+    image = png(0, 0, size=240)
+    for number in range(200):
+        boto3.client("s3").put_object(Bucket=BUCKET, Key=f"large/{number:03d}.png", Body=image)
+    server = psutil.Process(local._process.pid)
+    before = server.memory_info().rss
+    execution = workflow.run(boto3.Session(), machines["many"], {"bucket": BUCKET, "prefix": "large/"})
+    assert len(workflow.map_results(boto3.Session(), execution)) == 200
+    assert server.memory_info().rss - before < 200 * len(image) / 2
