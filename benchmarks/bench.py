@@ -7,6 +7,7 @@ benchmarks/published.json and into the README's table too.
 """
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -68,16 +69,25 @@ def run_all() -> dict:
 
 
 def markdown(report: dict) -> str:
-    """The report as Markdown: a line on the machine, then a table a benchmark."""
+    """The report as Markdown: a line on the machine, then a table a benchmark, folded."""
     about = report["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     parts = [
         f"On {about['cores']} cores of {about['processor']} ({about['system']}), Python {about['python']}, {versions}; "
         f"{report['date']}."
     ]
-    for found in report["benchmarks"].values():
-        parts += [f"`{found['command']}`, {found['seconds']} s:", table(found["rows"])]
+    for name, found in report["benchmarks"].items():
+        parts += [
+            f"<details>\n<summary>{subject(name)} (<code>{found['command']}</code>, {found['seconds']} s)</summary>",
+            table(found["rows"]),
+            "</details>",
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def subject(benchmark: str) -> str:
+    """The first sentence of a benchmark's own description."""
+    return ast.get_docstring(ast.parse((HERE / f"{benchmark}.py").read_text())).split(".\n")[0].rstrip(".")
 
 
 def with_table(readme: str, report: dict) -> str:
