@@ -121,7 +121,9 @@ def ends_of(machine: str) -> Counter:
     running = {"stateMachineArn": machine, "statusFilter": "RUNNING"}
     while client.list_executions(**running)["executions"] and time.monotonic() < deadline:
         time.sleep(0.2)
-    pages = client.get_paginator("list_executions").paginate(stateMachineArn=machine)
+    pages = client.get_paginator("list_executions").paginate(
+        stateMachineArn=machine, PaginationConfig={"PageSize": 1000}
+    )
     return Counter(execution["status"] for page in pages for execution in page["executions"])
 
 

@@ -5,6 +5,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
+from itertools import islice
 
 from moto.stepfunctions.parser.asl.eval.callback.callback import (
     CallbackOutcome,
@@ -125,14 +126,14 @@ class Api:
             machine = self._workflows.machine(call["stateMachineArn"])
             _needs_standard(machine)
             found = self._workflows.executions_of(machine)
-        wanted = call.get("statusFilter")
-        numbered = [(number, each) for number, each in enumerate(found) if wanted in (None, each.status)]
         # A token is the number of a page's last execution, so that those started meanwhile do not shift the pages.
-        before = _token(call, default=len(found))
-        numbered = [(number, each) for number, each in reversed(numbered) if number < before]
-        page = numbered[: _page_size(call)]
+        before = min(_token(call, default=len(found)), len(found))
+        wanted, size = call.get("statusFilter"), _page_size(call)
+        newest_first = ((number, found[number]) for number in reversed(range(before)))
+        matching = (each for each in newest_first if wanted in (None, each[1].status))
+        page, following = list(islice(matching, size)), next(matching, None)
         answer: dict = {"executions": [_summary(each) for _, each in page]}
-        if len(page) < len(numbered):
+        if following:
             answer["nextToken"] = str(page[-1][0])
         return answer
 
